@@ -1,0 +1,148 @@
+"""Weights to and from the authors' PyTorch networks, as NumPy arrays; no torch needed.
+
+A state dict names a tensor `MODULE.PARAMETER`; our layers carry the modules' names. Layouts:
+convolutions are `OIHW` there and `HWIO` here, dense kernels `out x in` and `in x out`, and
+where a network flattens its features PyTorch counts `CHW` and Keras `HWC`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+def pytorch_state_dict(model: tf.keras.Model) -> dict[str, np.ndarray]:
+    """The model's weights under the authors' names, in their order and layout.
+
+    Args:
+        model: a network of `irnet_tf.models`.
+
+    Returns:
+        A dict from name to array, in the variables' types. `torch.load_state_dict` takes it
+        once the arrays are tensors: `{k: torch.from_numpy(v) for k, v in d.items()}`.
+    """
+    return {
+        key: _to_pytorch(variable.numpy(), hwc)
+        for key, variable, hwc in _entries(model)
+    }
+
+
+def load_pytorch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Set the model's weights from the authors' PyTorch state dict.
+
+    The model is left as it was if anything is wrong. A `module.` in front of every name (of
+    `torch.nn.DataParallel`) and `num_batches_tracked` entries are passed over.
+
+    Args:
+        model: a network of `irnet_tf.models`; with `padding="symmetric"` its outputs are then
+            the PyTorch network's.
+        state_dict: from name to array (or anything `numpy.asarray` takes, such as a CPU
+            tensor).
+
+    Raises:
+        ValueError: if an entry is missing, not of this network, or of another shape; all such
+            entries are named.
+    """
+    given = {
+        key.removeprefix("module."): value
+        for key, value in state_dict.items()
+        if not key.endswith(".num_batches_tracked")
+    }
+    entries = list(_entries(model))
+    problems = []
+    known = {key for key, *_ in entries}
+    missing = [key for key, *_ in entries if key not in given]
+    surplus = [key for key in given if key not in known]
+    if missing:
+        problems.append(f"missing: {', '.join(missing)}")
+    if surplus:
+        problems.append(f"not in this network: {', '.join(surplus)}")
+    values = []
+    for key, variable, hwc in entries:
+        if key not in given:
+            continue
+        value = np.asarray(given[key])
+        expected = _to_pytorch(np.empty(variable.shape, bool), hwc).shape
+        if value.shape != expected:
+            problems.append(f"{key} has shape {value.shape}, expected {expected}")
+            continue
+        values.append((variable, _from_pytorch(value, hwc)))
+    if problems:
+        raise ValueError(
+            f"the state dict does not fit the network {model.name!r}: {'; '.join(problems)}"
+        )
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _entries(model):
+    """(PyTorch name, variable, HWC shape of flattened features or None), in PyTorch's order."""
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    for name in sorted(layers, key=lambda name: _position(name, layers)):
+        layer = layers[name]
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            for theirs, ours in _BATCH_NORM.items():
+                yield f"{name}.{theirs}", getattr(layer, ours), None
+        else:
+            kernel = getattr(layer.kernel, "latent_variable", layer.kernel)
+            yield f"{name}.weight", kernel, _flattened_shape(model, layer)
+            if layer.use_bias:
+                yield f"{name}.bias", layer.bias, None
+
+
+def _position(name, layers):
+    """Sorts as the authors' modules were defined: by number, then conv, bn, shortcut."""
+    classifier = name in ("linear", "fc")
+    last_norm = name == "bn2" and "layer1.0.bn1" in layers
+    if classifier or last_norm:
+        # The CIFAR ResNet-18 alone defines its last batch norm behind the classifier.
+        behind = "linear" in layers and "layer4.0.conv1" in layers
+        return (3, classifier != behind)
+    if "." in name:
+        stage, block, module = re.fullmatch(r"layer(\d+)\.(\d+)\.(.+)", name).groups()
+        kind, number = re.match(r"([a-z]+)\.?(\d+)", module).groups()
+        if kind in ("downsample", "shortcut"):
+            return (2, int(stage), int(block), 9, int(number))
+        return (2, int(stage), int(block), int(number), kind != "conv")
+    kind, number = re.match(r"([a-z]+)(\d+)", name).groups()
+    return (1, int(number), kind != "conv")
+
+
+def _flattened_shape(model, layer):
+    """(H, W, C) of what a Flatten in front of this dense layer takes in, else None."""
+    producer = layer.input._keras_history.layer
+    if isinstance(producer, tf.keras.layers.Flatten):
+        return tuple(producer.input_shape[1:])
+    return None
+
+
+def _to_pytorch(value, hwc):
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    if value.ndim == 2:
+        if hwc:
+            value = value.reshape(*hwc, -1).transpose(2, 0, 1, 3).reshape(value.shape)
+        return value.T
+    return value
+
+
+def _from_pytorch(value, hwc):
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    if value.ndim == 2:
+        value = value.T
+        if hwc:
+            h, w, c = hwc
+            value = value.reshape(c, h, w, -1).transpose(1, 2, 0, 3).reshape(value.shape)
+        return value
+    return value

@@ -1,0 +1,179 @@
+"""Residual networks: 6n + 2 layers for small images, and ResNet-18 / 34.
+
+Two structures. `"normal"` (He et al., 2016): a shortcut around two convolutions.
+`"bireal"` (Liu et al., Bi-Real Net, 2018): a shortcut around every one, so that real-valued
+activations flow past each binary convolution.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from irnet_tf.layers import Blocks, OptionAShortcut, check_choice, classifier, image_input
+
+
+def cifar_resnet(
+    depth: int,
+    *,
+    weight_bits: int = 1,
+    activation_bits: int = 1,
+    structure: str = "bireal",
+    num_classes: int = 10,
+    input_shape=(32, 32, 3),
+    input_tensor=None,
+    include_top: bool = True,
+    classifier_activation=None,
+    padding: str = "same",
+    kernel_quantizer=None,
+    input_quantizer=None,
+    name: str | None = None,
+) -> tf.keras.Model:
+    """ResNet-20, 32, 44, 56 or 110 for 32x32 images: 16, 32, 64 channels, option-A shortcuts.
+
+    Args:
+        depth: 20, 32, 44, 56 or 110.
+        weight_bits: 1 or 32.
+        activation_bits: 1 (Hardtanh) or 32 (ReLU).
+        structure: `"bireal"` or `"normal"`.
+        num_classes: length of the output.
+        input_shape: `(height, width, channels)`; height and width may be None.
+        input_tensor: Keras tensor to build on instead of a new input.
+        include_top: whether pooling, batch norm and dense layer are there; without them the
+            output is `[batch, height / 4, width / 4, 64]`.
+        classifier_activation: of the dense layer; None gives logits.
+        padding: `"same"` (TensorFlow's, what Larq Compute Engine runs) or `"symmetric"`
+            (PyTorch's) where the stride is 2.
+        kernel_quantizer, input_quantizer: any Larq quantizer instead of IR-Net's.
+        name: of the model.
+
+    Returns:
+        A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
+
+    Raises:
+        ValueError: for an argument outside what is said above.
+    """
+    check_choice("depth", depth, (20, 32, 44, 56, 110))
+    check_choice("structure", structure, ("bireal", "normal"))
+    blocks = Blocks(
+        weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer, "fan_in"
+    )
+    x, inputs = image_input(input_shape, input_tensor)
+
+    x = blocks.conv(x, 16, 3, 1, "conv1")
+    x = blocks.batch_norm(x, "bn1")
+    if structure == "bireal":
+        x = blocks.activation(x, "nonlinear1")
+    for stage, filters in enumerate((16, 32, 64), start=1):
+        for block in range((depth - 2) // 6):
+            strides = 2 if stage > 1 and block == 0 else 1
+            prefix = f"layer{stage}.{block}"
+            shortcut = x
+            if strides > 1:
+                shortcut = OptionAShortcut(filters, strides, name=f"{prefix}.shortcut")(x)
+            x = _residual_block(blocks, x, shortcut, filters, strides, structure, prefix)
+    if include_top:
+        x = _head(blocks, x, num_classes, classifier_activation, "linear")
+    return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
+
+
+def resnet(
+    depth: int,
+    *,
+    stem: str = "imagenet",
+    weight_bits: int = 1,
+    activation_bits: int = 1,
+    structure: str = "bireal",
+    num_classes: int | None = None,
+    input_shape=None,
+    input_tensor=None,
+    include_top: bool = True,
+    classifier_activation=None,
+    padding: str = "same",
+    kernel_quantizer=None,
+    input_quantizer=None,
+    name: str | None = None,
+) -> tf.keras.Model:
+    """ResNet-18 or 34: 64, 128, 256, 512 channels, full-precision 1x1 shortcuts.
+
+    Args:
+        depth: 18 or 34.
+        stem: `"imagenet"` (7x7 convolution of stride 2, then 3x3 pooling of stride 2) or
+            `"cifar"` (3x3 convolution of stride 1, for 32x32 images).
+        weight_bits: 1 or 32.
+        activation_bits: 1 (Hardtanh) or 32 (ReLU).
+        structure: `"bireal"` or `"normal"`.
+        num_classes: length of the output; None: 1000 with the ImageNet stem, else 10.
+        input_shape: `(height, width, channels)`, height and width may be None; by default
+            (224, 224, 3) with the ImageNet stem, else (32, 32, 3).
+        input_tensor: Keras tensor to build on instead of a new input.
+        include_top: whether pooling, batch norm and dense layer are there; without them the
+            output is `[batch, height / 32, width / 32, 512]` with the ImageNet stem,
+            `[batch, height / 8, width / 8, 512]` with the other.
+        classifier_activation: of the dense layer; None gives logits.
+        padding: `"same"` (TensorFlow's, what Larq Compute Engine runs) or `"symmetric"`
+            (PyTorch's) where the stride is 2.
+        kernel_quantizer, input_quantizer: any Larq quantizer instead of IR-Net's.
+        name: of the model.
+
+    Returns:
+        A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
+
+    Raises:
+        ValueError: for an argument outside what is said above.
+    """
+    check_choice("depth", depth, (18, 34))
+    check_choice("stem", stem, ("imagenet", "cifar"))
+    check_choice("structure", structure, ("bireal", "normal"))
+    blocks = Blocks(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
+    imagenet = stem == "imagenet"
+    default_shape = (224, 224, 3) if imagenet else (32, 32, 3)
+    x, inputs = image_input(input_shape or default_shape, input_tensor)
+
+    if imagenet:
+        x = blocks.conv(x, 64, 7, 2, "conv1")
+        x = blocks.batch_norm(x, "bn1")
+        x = blocks.activation(x, "nonlinear1")
+        x = blocks.max_pool(x, 3, 2, "maxpool")
+    else:
+        x = blocks.conv(x, 64, 3, 1, "conv1")
+        x = blocks.batch_norm(x, "bn1")
+        if structure == "bireal":
+            x = blocks.activation(x, "nonlinear1")
+    counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
+    for stage, (filters, count) in enumerate(zip((64, 128, 256, 512), counts), start=1):
+        for block in range(count):
+            strides = 2 if stage > 1 and block == 0 else 1
+            prefix = f"layer{stage}.{block}"
+            shortcut = x
+            if strides > 1:
+                branch = f"{prefix}.{'downsample' if imagenet else 'shortcut'}"
+                shortcut = blocks.conv(x, filters, 1, strides, f"{branch}.0")
+                shortcut = blocks.batch_norm(shortcut, f"{branch}.1")
+            x = _residual_block(blocks, x, shortcut, filters, strides, structure, prefix)
+    if include_top:
+        if num_classes is None:
+            num_classes = 1000 if imagenet else 10
+        x = _head(
+            blocks, x, num_classes, classifier_activation, "fc" if imagenet else "linear"
+        )
+    return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
+
+
+def _residual_block(blocks, x, shortcut, filters, strides, structure, prefix):
+    x = blocks.binary_conv(x, filters, strides, f"{prefix}.conv1")
+    x = blocks.batch_norm(x, f"{prefix}.bn1")
+    if structure == "bireal":
+        x = tf.keras.layers.Add(name=f"{prefix}.add1")([x, shortcut])
+    x = blocks.activation(x, f"{prefix}.nonlinear1")
+    if structure == "bireal":
+        shortcut = x
+    x = blocks.binary_conv(x, filters, 1, f"{prefix}.conv2")
+    x = blocks.batch_norm(x, f"{prefix}.bn2")
+    x = tf.keras.layers.Add(name=f"{prefix}.add2")([x, shortcut])
+    return blocks.activation(x, f"{prefix}.nonlinear2")
+
+
+def _head(blocks, x, num_classes, activation, name):
+    x = tf.keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
+    x = blocks.batch_norm(x, "bn2")
+    return classifier(x, num_classes, activation, name)

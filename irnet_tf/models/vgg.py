@@ -1,0 +1,68 @@
+"""VGG-Small, the network of section 4.2 for 32x32 images."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from irnet_tf.layers import Blocks, classifier, image_input
+
+
+def vgg_small(
+    *,
+    weight_bits: int = 1,
+    activation_bits: int = 1,
+    num_classes: int = 10,
+    input_shape=(32, 32, 3),
+    input_tensor=None,
+    include_top: bool = True,
+    classifier_activation=None,
+    padding: str = "same",
+    kernel_quantizer=None,
+    input_quantizer=None,
+    name: str = "vgg_small",
+) -> tf.keras.Model:
+    """VGG-Small: six 3x3 convolutions, three 2x2 poolings, one dense layer.
+
+    Pooling stands between a convolution and its batch norm. All convolutions but the first
+    are quantized.
+
+    Args:
+        weight_bits: 1 or 32.
+        activation_bits: 1 (Hardtanh before every quantized convolution) or 32 (ReLU).
+        num_classes: length of the output.
+        input_shape: `(height, width, channels)`, at least 8 pixels a side.
+        input_tensor: Keras tensor to build on instead of a new input.
+        include_top: whether the dense layer is there; without it the output is
+            `[batch, height / 8, width / 8, 512]`.
+        classifier_activation: of the dense layer; None gives logits.
+        padding: `"same"` or `"symmetric"`; alike here, as no convolution has a stride.
+        kernel_quantizer, input_quantizer: any Larq quantizer instead of IR-Net's.
+        name: of the model.
+
+    Returns:
+        A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
+
+    Raises:
+        ValueError: for an argument outside what is said above.
+    """
+    blocks = Blocks(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
+    x, inputs = image_input(input_shape, input_tensor)
+    if any(side is None or side < 8 for side in x.shape[1:3]):
+        raise ValueError(
+            f"vgg_small halves images three times and needs known sides of at least 8 pixels, "
+            f"got input_shape {tuple(x.shape[1:])}"
+        )
+
+    x = blocks.conv(x, 128, 3, 1, "conv0")
+    x = blocks.batch_norm(x, "bn0")
+    x = blocks.activation(x, "nonlinear0")
+    for i, filters in enumerate((128, 256, 256, 512, 512), start=1):
+        x = blocks.binary_conv(x, filters, 1, f"conv{i}")
+        if i % 2:
+            x = tf.keras.layers.MaxPool2D(2, name=f"pool{i}")(x)
+        x = blocks.batch_norm(x, f"bn{i}")
+        x = blocks.activation(x, f"nonlinear{i}")
+    if include_top:
+        x = tf.keras.layers.Flatten(name="flatten")(x)
+        x = classifier(x, num_classes, classifier_activation, "fc")
+    return tf.keras.Model(inputs, x, name=name)

@@ -1,0 +1,190 @@
+"""Libra-PB and EDE's sign, as pure functions and as Larq quantizers.
+
+The functions state the method; the classes give them a variable `t`, serialization, an
+alias that any Larq layer understands, and Larq's `flip_ratio` metric.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from larq.quantizers import _BaseQuantizer  # Larq's metrics work for its subclasses alone
+from larq.utils import register_alias, register_keras_custom_object
+
+
+def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
+
+
+def ede_sign(x, t=1.0) -> tf.Tensor:
+    r"""The sign of `x`, with EDE's gradient (section 3.3, equations 11 to 13).
+
+    Forward: `+1` where `x >= 0`, else `-1`. A bit has no zero, so `sign(0) = +1`.
+    Backward: `dy * k * t * (1 - tanh(t * x)**2)` with `k = max(1 / t, 1)`. A small `t`
+    passes gradients through like the identity; a large one approaches the sign itself.
+
+    Args:
+        x: float tensor of any shape.
+        t: sharpness of the estimator, a positive scalar (number, tensor or variable).
+
+    Returns:
+        Tensor of `x`'s shape and type, each element `+1` or `-1`.
+    """
+
+    @tf.custom_gradient
+    def sign(x):
+        def grad(dy):
+            z = _at_least_float32(x)
+            scale = tf.cast(t, z.dtype)
+            # TanhGrad(y, dy) is dy * (1 - y**2) in one pass over memory.
+            dx = tf.raw_ops.TanhGrad(y=tf.tanh(scale * z), dy=tf.cast(dy, z.dtype))
+            return tf.cast(tf.maximum(scale, 1.0) * dx, x.dtype)  # k * t == max(1, t)
+
+        one = tf.ones([], x.dtype)
+        return tf.where(x >= 0, one, -one), grad
+
+    return sign(tf.convert_to_tensor(x))
+
+
+def libra_pb(w, t=1.0, channel_axes: int = 1) -> tf.Tensor:
+    r"""Libra parameter binarization of a kernel (section 3.2, equations 5 to 9).
+
+    Per output channel, over its `n` weights:
+
+        w_hat = w - mean(w)                     balanced
+        w_std = w_hat / std(w_hat)              standardised; std divides by n - 1
+        s     = round(log2(mean(|w_std|)))      no gradient flows through s
+        Q(w)  = sign(w_std) * 2**s              sign with EDE's gradient
+
+    Gradients flow through the mean and the standard deviation. A channel whose weights
+    are all equal (up to rounding), or that has one weight, carries no information: it
+    becomes `+1` everywhere (`w_std = 0`, `s = 0`) and its gradient is that of
+    `sign(w - mean(w))`.
+
+    Args:
+        w: float kernel whose last `channel_axes` axes index the output channels, such as
+            `[height, width, in, out]` or `[in, out]`. Half precision is computed in
+            float32.
+        t: sharpness of EDE's estimator, a positive scalar.
+        channel_axes: 1 for convolution and dense kernels; 2 for Keras's depthwise kernels
+            `[height, width, in, multiplier]`.
+
+    Returns:
+        Tensor of `w`'s shape and type; in each channel every element is `+2**s` or
+        `-2**s`.
+
+    Raises:
+        ValueError: if `w` has fewer than `channel_axes` axes, or an unknown shape.
+    """
+    w = tf.convert_to_tensor(w)
+    rank = w.shape.rank
+    if rank is None or rank < channel_axes or not w.shape.is_fully_defined():
+        raise ValueError(
+            f"libra_pb needs a kernel of known shape whose last {channel_axes} axes are "
+            f"output channels, got shape {w.shape}"
+        )
+    axes = list(range(rank - channel_axes))
+    n = math.prod(w.shape[: rank - channel_axes])
+
+    def mean(x):
+        return tf.reduce_mean(x, axes, keepdims=True)
+
+    latent = _at_least_float32(w)
+    w_hat = latent - mean(latent)
+    # A second subtraction removes the mean's rounding: equal weights give exactly zero.
+    variance = mean(tf.square(w_hat - mean(w_hat))) * (n / max(n - 1, 1))
+    rounding = np.finfo(latent.dtype.as_numpy_dtype).eps * tf.reduce_max(
+        tf.abs(latent), axes, keepdims=True
+    )
+    constant = variance <= tf.square(tf.stop_gradient(rounding))
+    one = tf.ones_like(variance)
+    w_hat = tf.where(constant, w_hat - tf.stop_gradient(w_hat), w_hat)
+    w_std = w_hat / tf.sqrt(tf.where(constant, one, variance))
+    scale = _nearest_power_of_two(tf.where(constant, one, mean(tf.abs(w_std))))
+    return tf.cast(ede_sign(w_std, t) * scale, w.dtype)
+
+
+def _nearest_power_of_two(x: tf.Tensor) -> tf.Tensor:
+    """2**round(log2(x)), without a gradient; exact, which `tf.pow` need not be."""
+    exponent = tf.round(tf.math.log(tf.stop_gradient(x)) / math.log(2.0))
+    bits = tf.bitwise.left_shift(tf.cast(exponent, tf.int32) + 127, 23)
+    return tf.cast(tf.bitcast(bits, tf.float32), x.dtype)
+
+
+class _EDEQuantizer(_BaseQuantizer):
+    """A one-bit quantizer with EDE's sharpness `t` as a variable of its own.
+
+    `t` is float64 so that no precision is lost whatever the network computes in. Like
+    the state of Larq's metrics it is saved in checkpoints, and hidden from the weights
+    of the model.
+    """
+
+    precision = 1
+
+    def __init__(self, t: float = 1.0, **kwargs):
+        if not t > 0 or not math.isfinite(t):
+            raise ValueError(f"t, the sharpness of EDE, must be a finite number above 0, got {t}")
+        super().__init__(**kwargs)
+        self._autocast = False  # float64 in, float64 out, whatever Keras's default is
+        with tf.init_scope():
+            self.t = tf.Variable(
+                t,
+                trainable=False,
+                dtype=tf.float64,
+                name="t",
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+    def get_config(self):
+        return {**super().get_config(), "t": float(self.t.numpy())}
+
+
+@register_alias("libra_pb")
+@register_keras_custom_object
+class LibraPB(_EDEQuantizer):
+    """Libra-PB as a Larq kernel quantizer, alias `"libra_pb"`; see `libra_pb`.
+
+    Args:
+        t: EDE's sharpness at first; `set_ede` and `EDECallback` change it.
+        channel_axes: 1 for convolution and dense kernels, 2 for depthwise kernels.
+        metrics: Larq training metrics, such as `["flip_ratio"]`.
+
+    Raises:
+        ValueError: if `t` is not a finite number above 0, or `channel_axes` not 1 or 2.
+    """
+
+    def __init__(self, t: float = 1.0, channel_axes: int = 1, **kwargs):
+        if channel_axes not in (1, 2):
+            raise ValueError(
+                "channel_axes must be 1 (convolution and dense kernels) or 2 (depthwise "
+                f"kernels), got {channel_axes}"
+            )
+        super().__init__(t, **kwargs)
+        self.channel_axes = channel_axes
+
+    def call(self, inputs):
+        outputs = libra_pb(inputs, self.t, self.channel_axes)
+        super().call(tf.sign(outputs))  # flip_ratio counts bits, not changes of scale
+        return outputs
+
+    def get_config(self):
+        return {**super().get_config(), "channel_axes": self.channel_axes}
+
+
+@register_alias("ede_sign")
+@register_keras_custom_object
+class EDESign(_EDEQuantizer):
+    """The sign with EDE's gradient as a Larq quantizer, alias `"ede_sign"`; see `ede_sign`.
+
+    Args:
+        t: EDE's sharpness at first; `set_ede` and `EDECallback` change it.
+        metrics: Larq training metrics, such as `["flip_ratio"]`.
+
+    Raises:
+        ValueError: if `t` is not a finite number above 0.
+    """
+
+    def call(self, inputs):
+        return super().call(ede_sign(inputs, self.t))

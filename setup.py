@@ -1,0 +1,52 @@
+"""Packaging of irnet_tf. Versions are those tried together; see README."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(
+    r'^__version__ = "(.+)"$', (here / "irnet_tf/__init__.py").read_text(), re.MULTILINE
+).group(1)
+
+deploy = ["larq-compute-engine==0.16.0"]
+
+setup(
+    name="irnet_tf",
+    version=version,
+    description="IR-Net: accurate binary neural networks in TensorFlow, Keras and Larq",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
+    package_data={"zoo": ["weights/*.safetensors", "results/**/*"]},
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        "tensorflow==2.19.*",
+        "tf-keras==2.19.*",
+        "larq==0.14.0",
+        "tensorflow-datasets==4.8.3",
+        "protobuf>=3.20.3,<3.21",  # what larq-zoo and tensorflow-datasets 4.8 work with
+        "numpy>=1.26,<2",
+        "absl-py",
+        "matplotlib",
+        "pillow",
+        "platformdirs",
+        "safetensors",
+        "scikit-learn",
+        "tensorboard==2.19.*",
+        "tqdm",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]==2.19.*"],
+        "deploy": deploy,
+        "dev": [*deploy, "build", "pre-commit", "pytest", "pytest-timeout", "ruff"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)
