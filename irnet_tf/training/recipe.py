@@ -1,0 +1,120 @@
+"""How a network is trained, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import tensorflow as tf
+from larq.utils import register_keras_custom_object
+
+from irnet_tf.ede import EDESchedule
+from irnet_tf.layers import check_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of one training, with stochastic gradient descent.
+
+    Attributes:
+        data: data set, a name for `irnet_tf.data.load`.
+        epochs: passes over the training images.
+        batch_size: global, over all devices.
+        learning_rate: at its highest.
+        schedule: `"cosine"` (to zero) or `"step"` (a tenth at each of `decay_at`).
+        decay_at: shares of training at which `"step"` divides the rate by ten.
+        warmup: share of training over which the rate rises linearly to `learning_rate`.
+        warmup_from: rate at which the warm-up begins.
+        momentum: of the gradient.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: L2, added to the gradient of every parameter, as the authors had it.
+        t_min, t_max: EDE's sharpness at the beginning and towards the end.
+        augmentation: a key of `irnet_tf.data.augment.AUGMENTATIONS`.
+        scale_rate: whether rates follow when only the batch size is changed (linear scaling,
+            Goyal et al., 2017).
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    data: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    decay_at: tuple[float, ...] = ()
+    warmup: float = 0.0
+    warmup_from: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    t_min: float = 1e-1
+    t_max: float = 1e1
+    augmentation: str = "none"
+    scale_rate: bool = False
+
+    def __post_init__(self):
+        check_choice("schedule", self.schedule, ("cosine", "step"))
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name, bound in (("weight_decay", math.inf), ("momentum", 1), ("warmup", 1)):
+            if not 0 <= getattr(self, name) < bound:
+                raise ValueError(
+                    f"{name} must be at least 0 and below {bound}, got {getattr(self, name)}"
+                )
+        EDESchedule(self.t_min, self.t_max)
+
+    def changed(self, **changes) -> Recipe:
+        """This recipe with some values replaced; what is None is left as it is."""
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if self.scale_rate and "batch_size" in changes and "learning_rate" not in changes:
+            factor = changes["batch_size"] / self.batch_size
+            changes["learning_rate"] = self.learning_rate * factor
+            changes["warmup_from"] = self.warmup_from * factor
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def ede(self) -> EDESchedule:
+        return EDESchedule(self.t_min, self.t_max)
+
+    def learning_rate_schedule(self, steps_per_epoch: int) -> LearningRate:
+        return LearningRate(
+            total_steps=self.epochs * steps_per_epoch,
+            peak=self.learning_rate,
+            schedule=self.schedule,
+            decay_at=tuple(self.decay_at),
+            warmup=self.warmup,
+            warmup_from=self.warmup_from,
+        )
+
+
+@register_keras_custom_object
+class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """The rate at a step, as described in `Recipe`; the cosine falls step by step."""
+
+    def __init__(self, total_steps, peak, schedule, decay_at, warmup, warmup_from):
+        self.total_steps = total_steps
+        self.peak = peak
+        self.schedule = schedule
+        self.decay_at = decay_at
+        self.warmup = warmup
+        self.warmup_from = warmup_from
+
+    def __call__(self, step):
+        progress = tf.cast(step, tf.float32) / self.total_steps
+        if self.schedule == "cosine":
+            rate = self.peak * 0.5 * (1 + tf.cos(math.pi * progress))
+        else:
+            decays = tf.reduce_sum(tf.cast(progress >= tf.constant(self.decay_at), tf.float32))
+            rate = self.peak * 10.0**-decays
+        if not self.warmup:
+            return rate
+        risen = self.warmup_from + (self.peak - self.warmup_from) * progress / self.warmup
+        return tf.where(progress < self.warmup, risen, rate)
+
+    def get_config(self):
+        return dict(vars(self))

@@ -1,0 +1,340 @@
+"""A training from its beginning, or from wherever it was stopped, to its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from irnet_tf import data as data_module
+from irnet_tf import weights
+from irnet_tf.data import pipeline
+from irnet_tf.ede import ede_k, set_ede
+from irnet_tf.training import step as steps
+from irnet_tf.training.outputs import RunFolder, best_row, versions
+from irnet_tf.training.recipe import Recipe
+
+_EVALUATION_BATCH = 500
+_CHECKPOINTS_KEPT = 3
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop (SIGTERM) and has saved where it was."""
+
+
+def train(
+    build: Callable[[], tf.keras.Model],
+    data: data_module.Data,
+    recipe: Recipe,
+    output_dir: str,
+    *,
+    network: str,
+    arguments: dict | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    seed: int = 0,
+    ede: bool = True,
+    jit_compile: bool = False,
+    mixed_precision: str | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    flags: dict | None = None,
+) -> dict:
+    """Train a network and leave everything worth keeping in a run folder.
+
+    A run that was killed at any moment and is started again with the same arguments goes on
+    from its last checkpoint; on one CPU it ends with the same weights bit for bit.
+
+    Args:
+        build: makes the network; called under the strategy's scope, after the seed is set.
+        data: what to train and evaluate on.
+        recipe: how to train.
+        output_dir: the run folder.
+        network: the network's name, kept with the weights.
+        arguments: the builder's, kept with the weights.
+        strategy: which devices share the work; None: one device.
+        seed: of initial weights, order and augmentation, 0 to 2**31 - 1.
+        ede: whether `t` follows the recipe's schedule; otherwise it stays at `t_min`, which
+            makes the backward pass nearly a straight-through estimator.
+        jit_compile: whether XLA compiles the step.
+        mixed_precision: Keras policy such as `"mixed_bfloat16"`; None: float32.
+        resume, overwrite: what may happen to a run that is in the folder.
+        flags: what the user gave, for config.json.
+
+    Returns:
+        What result.json holds: `{"final": {"epoch", "accuracy", "top5", "loss"}, "best":
+        {...}, "images_per_second", "seconds"}`.
+
+    Raises:
+        ValueError: for bad arguments, a folder that holds another run, an image that cannot
+            be read, or a loss that is not a number any more.
+        Stopped: on SIGTERM, after a checkpoint was saved.
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be between 0 and 2**31 - 1, got {seed}")
+    strategy = strategy or tf.distribute.get_strategy()
+    steps_per_epoch = pipeline.steps_per_epoch(data.train, recipe.batch_size)
+    folder = RunFolder(output_dir)
+    identity = {
+        "network": network,
+        "arguments": arguments or {},
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "ede": ede,
+        "mixed_precision": mixed_precision,
+        "data": {
+            "name": data.name,
+            "train_images": data.train.num_examples,
+            "test_images": data.test.num_examples,
+            "classes": list(data.class_names),
+        },
+    }
+    config = {"identity": identity, "flags": flags or {}, "versions": versions()}
+    config["machine"] = {
+        "platform": platform.platform(),
+        "devices": [d.name for d in tf.config.list_logical_devices()],
+        "replicas": strategy.num_replicas_in_sync,
+    }
+    folder.prepare(config, resume=resume, overwrite=overwrite)
+
+    tf.keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()  # costs nothing on a CPU
+    if mixed_precision:
+        tf.keras.mixed_precision.set_global_policy(mixed_precision)
+    with strategy.scope():
+        model = build()
+        optimizer = steps.make_optimizer(recipe, steps_per_epoch)
+        if mixed_precision == "mixed_float16":
+            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+        optimizer.build(model.trainable_variables)
+        metrics = steps.Metrics()
+        epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
+        step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
+    checkpoint = tf.train.Checkpoint(
+        model=model, optimizer=optimizer, metrics=metrics, epoch=epoch, step=step
+    )
+    manager = tf.train.CheckpointManager(
+        checkpoint, str(folder.checkpoints), max_to_keep=_CHECKPOINTS_KEPT
+    )
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    rows = folder.read_rows(int(epoch))
+    if int(epoch) or int(step):
+        print(f"going on after epoch {int(epoch)} of {recipe.epochs}, step {int(step)}")
+
+    def facts(row):
+        return {
+            **{k: v for k, v in identity.items() if k != "recipe"},
+            "epochs": recipe.epochs,
+            "epoch": int(row["epoch"]),
+            "accuracy": row["test_accuracy"],
+            "top5": row["test_top5"],
+        }
+
+    size = model.input_shape[1]
+    batches = _distributed_batches(
+        strategy, data, recipe, size, seed, first_epoch=int(epoch), first_step=int(step)
+    )
+    train_step = steps.make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
+    evaluate_epoch = _Evaluation(model, data, recipe.augmentation, strategy)
+    writer = tf.summary.create_file_writer(str(folder.tensorboard))
+
+    with _Sigterm() as sigterm, _naming_unreadable_images(data):
+        iterator = iter(batches)
+        while int(epoch) < recipe.epochs:
+            # ---- an epoch: EDE's t, then all steps -------------------------------------------
+            t = recipe.ede(int(epoch) / recipe.epochs) if ede else recipe.t_min
+            set_ede(model, t)
+            number = int(epoch) + 1
+            begin, first_step = time.perf_counter(), int(step)
+            bar = tqdm(
+                total=steps_per_epoch,
+                initial=first_step,
+                desc=f"epoch {number}/{recipe.epochs}",
+                unit="step",
+                mininterval=0.5 if sys.stderr.isatty() else 15,  # a log needs fewer lines
+                leave=False,
+            )
+            shown = begin
+            while int(step) < steps_per_epoch:
+                train_step(iterator)
+                step.assign_add(1)
+                bar.update()
+                if time.perf_counter() - shown > 1:
+                    shown = time.perf_counter()
+                    so_far = metrics.result()
+                    _check_loss(so_far["loss"], number, manager)
+                    bar.set_postfix_str(
+                        f"loss {so_far['loss']:.3f}, accuracy {so_far['accuracy']:.1%}"
+                    )
+                if sigterm.received:
+                    manager.save()
+                    raise Stopped(f"stopped by SIGTERM in epoch {number}; saved")
+            bar.close()
+            trained = metrics.result()
+            _check_loss(trained["loss"], number, manager)
+            trained_in = time.perf_counter() - begin
+
+            # ---- evaluate --------------------------------------------------------------------
+            metrics.reset()
+            tested = evaluate_epoch()
+            _check_loss(tested["loss"], number, manager)
+            row = {
+                "epoch": int(epoch),
+                "train_loss": trained["loss"],
+                "train_accuracy": trained["accuracy"],
+                "test_loss": tested["loss"],
+                "test_accuracy": tested["accuracy"],
+                "test_top5": tested["top5"],
+                "learning_rate": float(optimizer.learning_rate),
+                "ede_t": t,
+                "ede_k": ede_k(t),
+                "images_per_second": (steps_per_epoch - first_step)
+                * recipe.batch_size
+                / trained_in,
+                "seconds": time.perf_counter() - begin,
+            }
+            rows.append(row)
+
+            # ---- keep: everything that the checkpoint vouches for comes before it --------------
+            if best_row(rows) is row:
+                weights.save_weights(model, folder.best, facts(row))
+            if number == recipe.epochs:
+                weights.save_weights(model, folder.final, facts(row))
+            folder.write_rows(rows)
+            epoch.assign_add(1)
+            step.assign(0)
+            manager.save()
+            with writer.as_default(step=number):
+                for name, value in row.items():
+                    tf.summary.scalar(name, value)
+            writer.flush()
+            folder.plot(rows, f"{network} on {data.name}")
+            print(
+                f"epoch {number}/{recipe.epochs}: loss {row['train_loss']:.4f}, train "
+                f"{row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
+                f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
+            )
+    return folder.write_result(rows)
+
+
+def evaluate(
+    model: tf.keras.Model,
+    data: data_module.Data,
+    augmentation: str = "none",
+    strategy: tf.distribute.Strategy | None = None,
+) -> dict[str, float]:
+    """Loss, accuracy and top-5 accuracy, as fractions, over every test image.
+
+    Args:
+        model: a network that gives logits, `[batch, size, size, 3]` to `[batch, classes]`.
+        data: the data set; its test split is used, normalised as in training.
+        augmentation: the recipe's, which says how test images are cropped.
+        strategy: whose scope the model was made in; None: one device.
+    """
+    with _naming_unreadable_images(data):
+        return _Evaluation(
+            model, data, augmentation, strategy or tf.distribute.get_strategy()
+        )()
+
+
+class _Evaluation:
+    def __init__(self, model, data, augmentation, strategy):
+        def batches(context):
+            return data_module.evaluation_batches(
+                data.test,
+                batch_size=_EVALUATION_BATCH,
+                image_size=model.input_shape[1],
+                augmentation=augmentation,
+                mean=data.mean,
+                std=data.std,
+                workers=context.num_input_pipelines,
+                worker=context.input_pipeline_id,
+            )
+
+        with strategy.scope():
+            self._metrics = steps.Metrics()
+        self._batches = strategy.distribute_datasets_from_function(batches)
+        self._step = steps.make_evaluate_step(model, self._metrics, strategy)
+
+    def __call__(self):
+        self._metrics.reset()
+        for batch in self._batches:
+            self._step(batch)
+        return self._metrics.result()
+
+
+def _distributed_batches(strategy, data, recipe, size, seed, first_epoch, first_step):
+    def batches(context):
+        return data_module.training_batches(
+            data.train,
+            batch_size=recipe.batch_size,
+            image_size=size,
+            augmentation=recipe.augmentation,
+            mean=data.mean,
+            std=data.std,
+            seed=seed,
+            epochs=recipe.epochs,
+            first_epoch=first_epoch,
+            first_step=first_step,
+            workers=context.num_input_pipelines,
+            worker=context.input_pipeline_id,
+            replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+        )
+
+    return strategy.distribute_datasets_from_function(batches)
+
+
+def _check_loss(loss, number, manager):
+    if not np.isfinite(loss):
+        last = manager.latest_checkpoint
+        kept = f"the last good checkpoint is {last}" if last else "no epoch was finished before"
+        raise ValueError(
+            f"the loss is {loss} in epoch {number}; stopped, {kept}. A lower --learning_rate "
+            "usually cures it"
+        )
+
+
+class _naming_unreadable_images:  # noqa: N801, reads as a statement
+    """A pipeline's error does not say which file it met; look for it once it has failed."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            problems = self._data.train.find_unreadable() + self._data.test.find_unreadable()
+            if problems:
+                raise ValueError(
+                    f"cannot read {'; '.join(problems)}; repair or remove it"
+                ) from error
+        return False
+
+
+class _Sigterm:
+    """Notes a SIGTERM (pre-emption) so that the run can save before it stops."""
+
+    received = False
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.received = True
+
+    def __exit__(self, *error):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)

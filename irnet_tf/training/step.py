@@ -1,0 +1,96 @@
+"""One training step and one pass over the test images, on any strategy."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def make_optimizer(recipe, steps_per_epoch: int) -> tf.keras.optimizers.Optimizer:
+    return tf.keras.optimizers.SGD(
+        recipe.learning_rate_schedule(steps_per_epoch),
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        jit_compile=False,
+    )
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Per example; in float32 at least, whatever the network computes in."""
+    logits = tf.cast(logits, tf.float32) if logits.dtype.size < 4 else logits
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+class Metrics(tf.Module):
+    """Running mean loss and accuracies, over all replicas."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = tf.keras.metrics.Mean(name="loss")
+        self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self.top5 = tf.keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5")
+
+    def update(self, labels, logits, losses):
+        self.loss.update_state(losses)
+        self.accuracy.update_state(labels, logits)
+        self.top5.update_state(labels, logits)
+
+    def result(self) -> dict[str, float]:
+        """`loss`, and `accuracy` and `top5` as fractions."""
+        return {m.name: float(m.result()) for m in (self.loss, self.accuracy, self.top5)}
+
+    def reset(self):
+        for metric in (self.loss, self.accuracy, self.top5):
+            metric.reset_state()
+
+
+def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=False):
+    """A function of a distributed iterator that does one step: SGD with L2 decay.
+
+    The decay is `weight_decay * w` added to the gradient of every trainable variable, before
+    the momentum.
+    """
+    variables = model.trainable_variables
+
+    def replica_step(images, labels):
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            losses = cross_entropy(labels, logits)
+            loss = tf.reduce_sum(losses) / recipe.batch_size
+        gradients = tape.gradient(loss, variables)
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients = [
+            g + tf.cast(recipe.weight_decay, g.dtype) * w
+            for g, w in zip(gradients, variables, strict=True)
+        ]
+        optimizer.apply_gradients(
+            zip(gradients, variables, strict=True), skip_gradients_aggregation=True
+        )
+        return labels, logits, losses
+
+    if jit_compile:
+        replica_step = tf.function(replica_step, jit_compile=True)
+
+    def step_and_measure(images, labels):
+        metrics.update(*replica_step(images, labels))
+
+    @tf.function
+    def train_step(iterator):
+        strategy.run(step_and_measure, next(iterator))
+
+    return train_step
+
+
+def make_evaluate_step(model, metrics, strategy):
+    """A function of a distributed batch that adds it to the metrics."""
+
+    def replica_step(images, labels):
+        logits = model(images, training=False)
+        metrics.update(labels, logits, cross_entropy(labels, logits))
+
+    @tf.function(reduce_retracing=True)
+    def evaluate_step(batch):
+        strategy.run(replica_step, batch)
+
+    return evaluate_step

@@ -1,0 +1,75 @@
+"""Networks of table 3 of the paper, for CIFAR-10."""
+
+from irnet_tf.models import cifar_resnet, resnet, vgg_small
+from irnet_tf.training import Recipe
+from zoo.registry import register
+
+_FLOAT = {"weight_bits": 32, "activation_bits": 32}
+
+# As in the authors' code: 400 epochs of 128, 0.1 with a cosine.
+_RESNET20_1W32A = Recipe(
+    data="cifar10",
+    epochs=400,
+    batch_size=128,
+    learning_rate=0.1,
+    augmentation="shift_and_flip",
+)
+_RESNET20_1W1A = _RESNET20_1W32A.changed(t_min=1e-3)
+_VGG_SMALL = _RESNET20_1W32A.changed(epochs=300, learning_rate=0.007)
+# Not published; the recipe of the 1/32 ResNet-20.
+_RESNET18 = _RESNET20_1W32A
+
+resnet20_bireal_1w1a = register(
+    "cifar10/resnet20_bireal_1w1a",
+    cifar_resnet,
+    {"depth": 20, "structure": "bireal"},
+    _RESNET20_1W1A,
+    paper=(0.865,),
+)
+resnet20_bireal_fp = register(
+    "cifar10/resnet20_bireal_fp",
+    cifar_resnet,
+    {"depth": 20, "structure": "bireal", **_FLOAT},
+    _RESNET20_1W1A,
+)
+resnet20_normal_1w1a = register(
+    "cifar10/resnet20_normal_1w1a",
+    cifar_resnet,
+    {"depth": 20, "structure": "normal"},
+    _RESNET20_1W1A,
+    paper=(0.854,),
+)
+resnet20_normal_1w32a = register(
+    "cifar10/resnet20_normal_1w32a",
+    cifar_resnet,
+    {"depth": 20, "structure": "normal", "activation_bits": 32},
+    _RESNET20_1W32A,
+    paper=(0.908,),
+)
+resnet20_normal_fp = register(
+    "cifar10/resnet20_normal_fp",
+    cifar_resnet,
+    {"depth": 20, "structure": "normal", **_FLOAT},
+    _RESNET20_1W32A,
+    paper=(0.917,),
+)
+vgg_small_1w1a = register(
+    "cifar10/vgg_small_1w1a", vgg_small, {}, _VGG_SMALL, paper=(0.904,)
+)
+vgg_small_fp = register(
+    "cifar10/vgg_small_fp", vgg_small, {**_FLOAT}, _VGG_SMALL, paper=(0.917,)
+)
+resnet18_normal_1w1a = register(
+    "cifar10/resnet18_normal_1w1a",
+    resnet,
+    {"depth": 18, "stem": "cifar", "structure": "normal"},
+    _RESNET18,
+    paper=(0.915,),
+)
+resnet18_normal_fp = register(
+    "cifar10/resnet18_normal_fp",
+    resnet,
+    {"depth": 18, "stem": "cifar", "structure": "normal", **_FLOAT},
+    _RESNET18,
+    paper=(0.930,),
+)

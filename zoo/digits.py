@@ -1,0 +1,20 @@
+"""Networks for scikit-learn's embedded 8x8 digits, shown as 32x32 images."""
+
+from irnet_tf.models import cifar_resnet
+from irnet_tf.training import Recipe
+from zoo.registry import register
+
+# Chosen to end within minutes on two cores.
+_RECIPE = Recipe(
+    data="digits", epochs=20, batch_size=64, learning_rate=0.1, augmentation="shift"
+)
+
+resnet20_bireal_1w1a = register(
+    "digits/resnet20_bireal_1w1a", cifar_resnet, {"depth": 20, "structure": "bireal"}, _RECIPE
+)
+resnet20_bireal_fp = register(
+    "digits/resnet20_bireal_fp",
+    cifar_resnet,
+    {"depth": 20, "structure": "bireal", "weight_bits": 32, "activation_bits": 32},
+    _RECIPE,
+)
