@@ -1,7 +1,7 @@
 """Packaging of irnet_tf. Versions are those tried together; see README."""
 
-import re
 from pathlib import Path
+import re
 
 from setuptools import find_packages, setup
 
@@ -34,6 +34,7 @@ setup(
         "pillow",
         "platformdirs",
         "safetensors",
+        "setuptools; python_version >= '3.12'",  # distutils for tensorflow-datasets 4.8
         "scikit-learn",
         "tensorboard==2.19.*",
         "tqdm",
@@ -41,7 +42,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.19.*"],
         "deploy": deploy,
-        "dev": [*deploy, "build", "pre-commit", "pytest", "pytest-timeout", "ruff"],
+        "dev": [*deploy, "build", "pre-commit", "pytest", "pytest-timeout", "ruff==0.17.*"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -13,11 +13,10 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter about missing GPUs
 
 from absl import app, flags, logging
-
 import irnet_tf  # noqa: F401, before TensorFlow
-import zoo
 from irnet_tf import data, training
 from irnet_tf.training.strategy import STRATEGIES
+import zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
@@ -31,7 +30,10 @@ flags.DEFINE_float("weight_decay", None, "L2 decay; the recipe's if not given")
 flags.DEFINE_integer("seed", 0, "of initial weights, order and augmentation")
 flags.DEFINE_enum("strategy", "auto", STRATEGIES, "which devices share the work")
 flags.DEFINE_enum(
-    "mixed_precision", None, ["mixed_float16", "mixed_bfloat16"], "Keras policy; float32 if not given"
+    "mixed_precision",
+    None,
+    ["mixed_float16", "mixed_bfloat16"],
+    "Keras policy; float32 if not given",
 )
 flags.DEFINE_bool("jit_compile", False, "compile the step with XLA: faster on GPUs, not on CPUs")
 flags.DEFINE_enum("ede", "on", ["on", "off"], "whether EDE's t grows; off: it stays at its start")
@@ -104,7 +106,7 @@ def run(argv):
     logging.set_verbosity(logging.WARNING)
     try:
         main(argv)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import tensorflow as tf
-
 from irnet_tf.quantizers import _EDEQuantizer
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ where a network flattens its features PyTorch counts `CHW` and Keras `HWC`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -31,10 +31,7 @@ def pytorch_state_dict(model: tf.keras.Model) -> dict[str, np.ndarray]:
         A dict from name to array, in the variables' types. `torch.load_state_dict` takes it
         once the arrays are tensors: `{k: torch.from_numpy(v) for k, v in d.items()}`.
     """
-    return {
-        key: _to_pytorch(variable.numpy(), hwc)
-        for key, variable, hwc in _entries(model)
-    }
+    return {key: _to_pytorch(variable.numpy(), hwc) for key, variable, hwc in _entries(model)}
 
 
 def load_pytorch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, np.ndarray]) -> None:

@@ -12,8 +12,8 @@ import difflib
 import logging
 
 import larq as lq
-import tensorflow as tf
 from larq.utils import register_keras_custom_object
+import tensorflow as tf
 
 _ALIASES = ("libra_pb", "ede_sign", "ste_sign", "approx_sign", "swish_sign", "ste_tern",
             "magnitude_aware_sign", "ste_heaviside", "dorefa_quantizer")  # fmt: skip

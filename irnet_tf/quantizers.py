@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 import larq as lq
-import numpy as np
-import tensorflow as tf
 from larq.quantizers import _BaseQuantizer  # Larq's metrics work for its subclasses alone
 from larq.utils import register_alias, register_keras_custom_object
+import numpy as np
+import tensorflow as tf
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
@@ -38,7 +38,8 @@ def ede_sign(x, t=1.0) -> tf.Tensor:
     def sign(x):
         def grad(dy):
             z = _at_least_float32(x)
-            scale = tf.cast(t, z.dtype)
+            # tf.cast would take a Python number through float32.
+            scale = tf.cast(t, z.dtype) if tf.is_tensor(t) else tf.constant(t, z.dtype)
             # TanhGrad(y, dy) is dy * (1 - y**2) in one pass over memory.
             dx = tf.raw_ops.TanhGrad(y=tf.tanh(scale * z), dy=tf.cast(dy, z.dtype))
             return tf.cast(tf.maximum(scale, 1.0) * dx, x.dtype)  # k * t == max(1, t)

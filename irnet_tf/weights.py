@@ -30,17 +30,16 @@ import hashlib
 import json
 import math
 import os
-import re
 from pathlib import Path
+import re
 
+import irnet_tf
+from irnet_tf.quantizers import LibraPB, libra_pb
 import larq as lq
 import numpy as np
 import safetensors
 import safetensors.numpy
 import tensorflow as tf
-
-import irnet_tf
-from irnet_tf.quantizers import LibraPB, libra_pb
 
 FORMAT_VERSION = 1
 
@@ -243,7 +242,7 @@ def _differences(tensors, slots):
 
 
 def _pack(name, slot, latent):
-    """The uint8 tensor of a kernel, and its channels' root mean square standard deviation."""
+    """A 1-bit kernel's tensor in the file, and its value of `latent_std`."""
     # In mixed precision the network rounds latent weights before it quantizes them.
     quantized = slot.quantize(latent, slot.compute_dtype)
     plus = quantized > 0
@@ -282,7 +281,8 @@ def _unpack(name, slot, rows, std):
             return latent.reshape(variable.shape)
     raise ValueError(
         f"{name}: no latent weights give the signs and exponents of output channels "
-        f"{np.flatnonzero(wrong)[:5].tolist()} ({wrong.sum()} in all)"
+        f"{np.flatnonzero(wrong)[:5].tolist()} ({wrong.sum()} in all); they cannot come from "
+        "trained weights, take a file that save_weights wrote"
     )
 
 

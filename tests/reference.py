@@ -4,9 +4,8 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-
 from irnet_tf import models
+import numpy as np
 
 FOLDER = Path(
     os.environ.get("IRNET_TF_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")

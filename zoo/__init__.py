@@ -1,7 +1,7 @@
 """The networks of IR-Net: builder, recipe, results and weights of each, as data.
 
-    import zoo
-    model = zoo.load("digits/resnet20_bireal_1w1a")
+import zoo
+model = zoo.load("digits/resnet20_bireal_1w1a")
 """
 
 from zoo import cifar10, digits, imagenet

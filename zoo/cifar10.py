@@ -53,12 +53,8 @@ resnet20_normal_fp = register(
     _RESNET20_1W32A,
     paper=(0.917,),
 )
-vgg_small_1w1a = register(
-    "cifar10/vgg_small_1w1a", vgg_small, {}, _VGG_SMALL, paper=(0.904,)
-)
-vgg_small_fp = register(
-    "cifar10/vgg_small_fp", vgg_small, {**_FLOAT}, _VGG_SMALL, paper=(0.917,)
-)
+vgg_small_1w1a = register("cifar10/vgg_small_1w1a", vgg_small, {}, _VGG_SMALL, paper=(0.904,))
+vgg_small_fp = register("cifar10/vgg_small_fp", vgg_small, {**_FLOAT}, _VGG_SMALL, paper=(0.917,))
 resnet18_normal_1w1a = register(
     "cifar10/resnet18_normal_1w1a",
     resnet,

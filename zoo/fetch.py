@@ -17,7 +17,7 @@ import tqdm
 
 try:
     import fcntl
-except ImportError:  # Windows; two downloads at once may there fail, but not go wrong
+except ImportError:  # Windows: there two downloads at once may fail, but never give a bad file
     fcntl = None
 
 PACKAGE_FOLDER = pathlib.Path(__file__).parent / "weights"
@@ -96,8 +96,7 @@ def _url(file_name):
 
 def _sha256_or_none(path):
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
 
@@ -122,11 +121,11 @@ def _download(url, path, sha256):
     # The hash in the name: what is there of another version is of no use.
     part = path.with_name(f".{path.name}.{sha256[:16]}.part")
     resumed = part.exists()
-    _receive(url, part)
+    _receive(url, part, path.name)
     found = _sha256_or_none(part)
     if found != sha256 and resumed:
         part.unlink()
-        _receive(url, part)
+        _receive(url, part, path.name)
         found = _sha256_or_none(part)
     if found != sha256:
         part.unlink()
@@ -137,12 +136,12 @@ def _download(url, path, sha256):
     os.replace(part, path)
 
 
-def _receive(url, part):
+def _receive(url, part, title):
     """Completes the file `part`; what has arrived stays there if that fails."""
     for attempt in range(1, ATTEMPTS + 1):
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         try:
-            return _receive_once(url, part)
+            return _receive_once(url, part, title)
         except urllib.error.HTTPError as error:
             kind = FileNotFoundError if error.code in (404, 410) else OSError
             raise kind(
@@ -150,16 +149,14 @@ def _receive(url, part):
                 "IRNET_TF_WEIGHTS_URL right?"
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            received = part.stat().st_size if part.exists() else 0
-            if attempt == ATTEMPTS or received <= before:
+            if attempt == ATTEMPTS or _size(part) <= before:
                 raise ConnectionError(
-                    f"download of {url} failed after {received} bytes: {error}. What has arrived "
-                    f"is kept in {part}: try again to go on, or look whether "
-                    "IRNET_TF_WEIGHTS_URL is right"
+                    f"download of {url} failed after {_size(part)} bytes: {error}. They are kept "
+                    f"in {part}: try again to go on, or see whether IRNET_TF_WEIGHTS_URL is right"
                 ) from error
 
 
-def _receive_once(url, part):
+def _receive_once(url, part, title):
     with open(part, "ab") as file:
         offset = file.tell()
         request = urllib.request.Request(url, headers={"User-Agent": "irnet_tf"})
@@ -168,29 +165,28 @@ def _receive_once(url, part):
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
-            if offset and error.code == 416:  # nothing left to send: it was complete
+            if offset and error.code == 416:  # nothing is left to send
                 return
             raise
         with response:
-            resumes = response.status == 206 and response.headers.get(
-                "Content-Range", ""
-            ).startswith(f"bytes {offset}-")
-            if offset and not resumes:  # the whole file comes
-                file.truncate(0)
-                offset = 0
+            content_range = response.headers.get("Content-Range", "")
+            if response.status != 206 or not content_range.startswith(f"bytes {offset}-"):
+                offset = file.seek(0)  # the server sends the whole file
+                file.truncate()
             length = response.headers.get("Content-Length")
             total = offset + int(length) if length else None
+            received = offset
             with tqdm.tqdm(
-                desc=part.name.split(".")[1],
-                total=total,
-                initial=offset,
-                unit="B",
-                unit_scale=True,
+                desc=title, total=total, initial=offset, unit="B", unit_scale=True
             ) as bar:
                 while chunk := response.read(_CHUNK):
-                    file.write(chunk)
+                    received += file.write(chunk)
                     bar.update(len(chunk))
-            if total is not None and file.tell() < total:
-                raise ConnectionError(f"the connection was cut, {total} bytes were announced")
         file.flush()
         os.fsync(file.fileno())
+    if total is not None and received < total:
+        raise ConnectionError(f"the connection was cut, {total} bytes were announced")
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0

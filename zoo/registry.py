@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -54,8 +54,7 @@ class Entry:
         if not folder.is_dir():
             return None
         return {
-            part: json.loads((folder / f"{part}.json").read_text())
-            for part in ("result", "config")
+            part: json.loads((folder / f"{part}.json").read_text()) for part in ("result", "config")
         }
 
 

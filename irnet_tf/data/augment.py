@@ -8,8 +8,8 @@ Both get `RANDOM_NUMBERS` float32 numbers in [0, 1) an image.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+import dataclasses
 
 import tensorflow as tf
 

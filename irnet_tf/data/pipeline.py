@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from irnet_tf.data import augment
 from irnet_tf.data.sources import Split
+import tensorflow as tf
 
 
 def training_batches(

@@ -7,9 +7,8 @@ activations flow past each binary convolution.
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from irnet_tf.layers import Blocks, OptionAShortcut, check_choice, classifier, image_input
+import tensorflow as tf
 
 
 def cifar_resnet(
@@ -155,9 +154,7 @@ def resnet(
     if include_top:
         if num_classes is None:
             num_classes = 1000 if imagenet else 10
-        x = _head(
-            blocks, x, num_classes, classifier_activation, "fc" if imagenet else "linear"
-        )
+        x = _head(blocks, x, num_classes, classifier_activation, "fc" if imagenet else "linear")
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
 
 

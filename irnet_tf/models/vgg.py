@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from irnet_tf.layers import Blocks, classifier, image_input
+import tensorflow as tf
 
 
 def vgg_small(

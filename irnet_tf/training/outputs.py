@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
+from importlib import metadata
 import io
 import json
 import os
+from pathlib import Path
 import platform
 import shutil
 import statistics
-from importlib import metadata
-from pathlib import Path
 
 FIELDS = (
     "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5",

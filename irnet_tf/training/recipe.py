@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import tensorflow as tf
-from larq.utils import register_keras_custom_object
-
 from irnet_tf.ede import EDESchedule
 from irnet_tf.layers import check_choice
+from larq.utils import register_keras_custom_object
+import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import platform
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-
-import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
 from irnet_tf import data as data_module
 from irnet_tf import weights
@@ -21,6 +17,9 @@ from irnet_tf.ede import ede_k, set_ede
 from irnet_tf.training import step as steps
 from irnet_tf.training.outputs import RunFolder, best_row, versions
 from irnet_tf.training.recipe import Recipe
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
 
 _EVALUATION_BATCH = 500
 _CHECKPOINTS_KEPT = 3
@@ -173,7 +172,8 @@ def train(
                     so_far = metrics.result()
                     _check_loss(so_far["loss"], number, manager)
                     bar.set_postfix_str(
-                        f"loss {so_far['loss']:.3f}, accuracy {so_far['accuracy']:.1%}"
+                        f"loss {so_far['loss']:.3f}, accuracy {so_far['accuracy']:.1%}",
+                        refresh=False,
                     )
                 if sigterm.received:
                     manager.save()
@@ -241,9 +241,7 @@ def evaluate(
         strategy: whose scope the model was made in; None: one device.
     """
     with _naming_unreadable_images(data):
-        return _Evaluation(
-            model, data, augmentation, strategy or tf.distribute.get_strategy()
-        )()
+        return _Evaluation(model, data, augmentation, strategy or tf.distribute.get_strategy())()
 
 
 class _Evaluation:

@@ -30,6 +30,7 @@ class Metrics(tf.Module):
         self.top5 = tf.keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5")
 
     def update(self, labels, logits, losses):
+        logits = tf.cast(logits, tf.float32)  # in_top_k knows no other type
         self.loss.update_state(losses)
         self.accuracy.update_state(labels, logits)
         self.top5.update_state(labels, logits)

@@ -1,0 +1,73 @@
+"""What IR-Net costs in training: a step of ResNet-20 against full precision and Larq's ste_sign.
+
+    python benchmarks/step_time.py [--steps 30] [--batch 128]
+
+The networks take turns step by step, so that a noisy machine disturbs all alike; the ratio is
+the median of the ratios within a turn.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import irnet_tf  # noqa: F401, before TensorFlow
+from irnet_tf.models import cifar_resnet
+from irnet_tf.training import Recipe
+from irnet_tf.training.step import Metrics, make_optimizer, make_train_step
+import numpy as np
+import tensorflow as tf
+
+NETWORKS = {
+    "full precision (32/32, ReLU)": {"weight_bits": 32, "activation_bits": 32},
+    "IR-Net (1/1)": {},
+    "Larq ste_sign (1/1)": {"kernel_quantizer": "ste_sign", "input_quantizer": "ste_sign"},
+}
+
+
+def make_step(arguments, batch, jit_compile):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch, 32, 32, 3)).astype("float32")
+    labels = rng.integers(0, 10, batch).astype("int32")
+    iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+    model = cifar_resnet(20, **arguments)
+    recipe = Recipe("none", epochs=1, batch_size=batch, learning_rate=0.1)
+    optimizer, metrics = make_optimizer(recipe, 1000), Metrics()
+    optimizer.build(model.trainable_variables)
+    strategy = tf.distribute.get_strategy()
+    step = make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
+
+    def run():
+        begin = time.perf_counter()
+        step(iterator)
+        metrics.loss.result().numpy()  # wait for it
+        return time.perf_counter() - begin
+
+    return run
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--jit_compile", action="store_true")
+    flags = parser.parse_args()
+    steps = {n: make_step(a, flags.batch, flags.jit_compile) for n, a in NETWORKS.items()}
+    for _ in range(3):
+        for step in steps.values():
+            step()
+    turns = [{name: step() for name, step in steps.items()} for _ in range(flags.steps)]
+    base = next(iter(NETWORKS))
+    print(f"ResNet-20, batch {flags.batch}, {flags.steps} turns, TensorFlow {tf.__version__}, "
+          f"{os.cpu_count()} cores, {len(tf.config.list_physical_devices('GPU'))} GPUs")  # fmt: skip
+    print(f"{'network':32}{'ms a step':>12}{'ratio':>8}")
+    for name in NETWORKS:
+        milliseconds = 1e3 * statistics.median(turn[name] for turn in turns)
+        ratio = statistics.median(turn[name] / turn[base] for turn in turns)
+        print(f"{name:32}{milliseconds:12.1f}{ratio:8.3f}")
+
+
+if __name__ == "__main__":
+    main()

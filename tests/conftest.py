@@ -1,0 +1,68 @@
+"""Fixtures and helpers that tests share."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import irnet_tf  # noqa: F401, chooses Keras 2 before TensorFlow is imported
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def float64():
+    tf.keras.backend.set_floatx("float64")
+    yield
+    tf.keras.backend.set_floatx("float32")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    tf.keras.backend.clear_session()
+    tf.keras.utils.set_random_seed(0)
+    yield
+    tf.keras.mixed_precision.set_global_policy(None)  # follow floatx again
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def randomise_batch_norm(model, seed=0):
+    """Fresh statistics (mean 0, variance 1) would hide errors."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = layer.get_weights()
+            z = [rng.standard_normal(gamma.shape) for _ in range(4)]
+            layer.set_weights(
+                [1 + 0.2 * z[0], 0.1 * z[1], 0.1 * z[2], variance * np.exp(0.2 * z[3])]
+            )
+    return model
+
+
+def run_train(*flags, env=None, check=True, **kwargs):
+    """`python train.py FLAGS` in a process of its own; returns the finished process."""
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *map(str, flags)],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        **kwargs,
+    )
+    if check and process.returncode:
+        raise AssertionError(f"train.py {flags} failed:\n{process.stderr[-5000:]}")
+    return process
+
+
+def result_of(folder):
+    return json.loads((Path(folder) / "result.json").read_text())

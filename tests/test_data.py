@@ -1,0 +1,283 @@
+"""Where images come from, and what may not depend on how they are read."""
+
+from irnet_tf import data
+from irnet_tf.data import augment
+from irnet_tf.data.sources import Split
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def counting_split(n=40, size=32):
+    """Image i is filled with i: what comes out tells which example it was."""
+    images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, size, size, 3))
+
+    def read(index):
+        return tf.gather(tf.constant(images), index), tf.cast(index, tf.int32)
+
+    return Split(n, read, size)
+
+
+def batches(split, **changes):
+    arguments = {
+        "batch_size": 8, "image_size": 32, "augmentation": "shift_and_flip", "mean": (0.0,) * 3,
+        "std": (1.0,) * 3, "seed": 3, "epochs": 3, **changes,
+    }  # fmt: skip
+    return [(x.numpy(), y.numpy()) for x, y in data.training_batches(split, **arguments)]
+
+
+def joined(parts):
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def test_an_epoch_is_a_permutation_that_seed_and_epoch_decide():
+    split = counting_split()
+    labels = joined(batches(split))[1].reshape(3, 40)
+    for epoch in labels:
+        assert sorted(epoch) == list(range(40))
+    assert len({tuple(epoch) for epoch in labels}) == 3
+    np.testing.assert_array_equal(labels, joined(batches(split))[1].reshape(3, 40))
+    assert (labels != joined(batches(split, seed=4))[1].reshape(3, 40)).any()
+
+
+def test_what_is_left_over_differs_from_epoch_to_epoch():
+    labels = joined(batches(counting_split(44), epochs=20))[1].reshape(20, 40)
+    left = [frozenset(range(44)) - set(epoch) for epoch in labels]
+    assert all(len(x) == 4 for x in left) and len(set(left)) > 1
+
+
+def by_example(parts, steps, batch):
+    """{(epoch, label): image}"""
+    images, labels = joined(parts)
+    return {
+        (i // (steps * batch), int(label)): image
+        for i, (image, label) in enumerate(zip(images, labels))
+    }
+
+
+def test_an_example_depends_on_seed_epoch_and_index_alone(digits):
+    """Not on the batch size, resumption, or how many workers and replicas there are."""
+    split = Split(40, digits.train.read, 32)
+    whole = batches(split)
+    reference = by_example(whole, 5, 8)
+    other = by_example(batches(split, batch_size=4), 10, 4)
+    assert reference.keys() == other.keys()
+    for key, image in reference.items():
+        np.testing.assert_array_equal(other[key], image)
+
+    resumed = batches(split, first_epoch=1, first_step=2)
+    for (x, y), (a, b) in zip(whole[7:], resumed, strict=True):
+        np.testing.assert_array_equal(x, a)
+        np.testing.assert_array_equal(y, b)
+
+    for workers, replicas in ((2, 1), (1, 2), (2, 2), (4, 1)):
+        parts = [
+            batches(split, workers=workers, worker=w, replicas=replicas) for w in range(workers)
+        ]
+        for i, (x, _) in enumerate(whole):
+            together = [p[0] for part in parts for p in part[i * replicas : (i + 1) * replicas]]
+            np.testing.assert_array_equal(np.concatenate(together), x)
+
+
+def test_augmentation_changes_from_epoch_to_epoch(digits):
+    seen = by_example(batches(Split(40, digits.train.read, 32), epochs=2), 5, 8)
+    first = [np.array_equal(seen[0, k], seen[1, k]) for _, k in seen if (0, k) in seen]
+    assert np.mean(first) < 0.5
+
+
+def test_shift_and_flip_makes_crops_of_the_padded_image_half_of_them_mirrored(rng):
+    image = rng.integers(1, 256, (32, 32, 3)).astype(np.uint8)
+    padded = np.pad(image, [(4, 4), (4, 4), (0, 0)])
+    crops = {}
+    for top in range(9):
+        for left in range(9):
+            crop = padded[top : top + 32, left : left + 32]
+            crops[crop.tobytes()] = (top, left, False)
+            crops[crop[:, ::-1].tobytes()] = (top, left, True)
+    numbers = tf.random.stateless_uniform([2000, augment.RANDOM_NUMBERS], [1, 2])
+    out = augment.shift_and_flip(tf.constant(np.repeat(image[None], 2000, 0)), numbers).numpy()
+    found = np.array([crops[x.tobytes()] for x in out])
+    assert {tuple(x) for x in found[:, :2]} == {(i, j) for i in range(9) for j in range(9)}
+    assert 0.45 < found[:, 2].mean() < 0.55
+    shifted = augment.shift(tf.constant(np.repeat(image[None], 2000, 0)), numbers).numpy()
+    assert not any(crops[x.tobytes()][2] for x in shifted)
+
+
+def test_random_resized_crop_stays_inside_and_covers_the_published_range():
+    """On an image whose colours are its coordinates, a crop's corners can be read off."""
+    y, x = np.mgrid[0:250, 0:200]
+    image = tf.constant(np.stack([x, y, 0 * x], -1).astype(np.uint8))
+    areas, ratios = [], []
+    for numbers in np.random.default_rng(0).random((300, augment.RANDOM_NUMBERS)):
+        crop = augment.random_resized_crop(image, 64, numbers.astype(np.float32)).numpy()
+        assert crop.shape == (64, 64, 3) and crop[..., 2].max() == 0
+        width = (crop[32, -1, 0] - float(crop[32, 0, 0])) * 64 / 63
+        height = (crop[-1, 32, 1] - float(crop[0, 32, 1])) * 64 / 63
+        areas.append(width * height / (250 * 200))
+        ratios.append(width / height)
+    assert 0.06 < min(areas) < 0.15 and 0.8 < max(areas) <= 1.05
+    assert 0.7 < np.percentile(ratios, 5) < 0.85 and 1.1 < np.percentile(ratios, 95) < 1.4
+
+
+def test_colour_jitter_is_neutral_in_the_middle_and_bounded(rng):
+    images = tf.constant(rng.integers(0, 256, (4, 8, 8, 3)), tf.uint8)
+    neutral = np.full((4, augment.RANDOM_NUMBERS), 0.5, np.float32)
+    out = augment.flip_and_jitter(images, tf.constant(neutral))
+    assert np.abs(out.numpy().astype(int) - images.numpy()).max() <= 1
+    grey = tf.fill([1, 8, 8, 3], tf.constant(100, tf.uint8))
+    brighter = neutral[:1].copy()
+    brighter[0, 5] = 1.0
+    np.testing.assert_array_equal(augment.flip_and_jitter(grey, tf.constant(brighter)), 120)
+
+
+def test_evaluation_sees_every_image_once_in_order():
+    split = counting_split(43)
+    parts = [
+        (x.numpy(), y.numpy())
+        for x, y in data.evaluation_batches(
+            split, batch_size=10, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3
+        )
+    ]
+    images, labels = joined(parts)
+    assert labels.tolist() == list(range(43)) and len(parts[-1][0]) == 3
+    np.testing.assert_allclose(images[:, 0, 0, 0], (np.arange(43) / 255 - 0.5) / 0.25, rtol=1e-5)
+
+
+def test_digits_are_scikit_learns(digits):
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    assert digits.train.num_examples + digits.test.num_examples == 1797
+    assert digits.test.num_examples == 360 and digits.num_classes == 10
+    images, labels = digits.test.read(tf.range(360))
+    small = images.numpy()[..., 0].reshape(360, 8, 4, 8, 4).mean((2, 4)).reshape(360, 64)
+    distance = np.abs(small[:, None] - theirs.data * 255 / 16).mean(-1)
+    assert distance.min(1).max() < 20, "enlarging leaves every image close to one of theirs"
+    np.testing.assert_array_equal(theirs.target[distance.argmin(1)], labels)
+    assert min(np.bincount(labels)) >= 34, "every class is in the test set"
+
+
+def test_batch_larger_than_the_data():
+    with pytest.raises(ValueError, match="batch_size 41 is larger than the 40 training images"):
+        batches(counting_split(), batch_size=41)
+
+
+def test_batch_that_does_not_divide():
+    with pytest.raises(ValueError, match="does not divide by 3 worker"):
+        batches(counting_split(), batch_size=8, workers=3)
+
+
+# ---- a folder of one's own ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    for split, count in (("train", 6), ("test", 3)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                size = (40 + 3 * i, 50 - 2 * i)
+                pixels = np.full((*size, 3), 40 + 150 * label, np.uint8)
+                suffix = ("jpg", "png")[i % 2]
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.{suffix}")
+    return tmp_path
+
+
+def test_folder(folder):
+    images = data.load("cifar10", str(folder))
+    assert images.class_names == ("cat", "dog")
+    assert (images.train.num_examples, images.test.num_examples) == (12, 6)
+    [(x, y)] = batches(images.train, augmentation="none", batch_size=12, epochs=1)
+    assert x.shape == (12, 32, 32, 3)
+    np.testing.assert_allclose(x[:, 5, 5, 0], (40 + 150 * y) / 255, atol=0.02)
+
+
+def test_folder_takes_grey_transparent_and_palette_images(folder):
+    Image.new("L", (30, 30), 77).save(folder / "train/cat/grey.png")
+    Image.new("RGBA", (30, 30), (77, 77, 77, 0)).save(folder / "train/cat/clear.png")
+    Image.new("P", (30, 30)).save(folder / "train/cat/palette.png")
+    images = data.load("x", str(folder))
+    assert joined(batches(images.train, batch_size=15, epochs=1))[0].shape == (15, 32, 32, 3)
+
+
+def test_val_may_stand_for_test(folder):
+    (folder / "test").rename(folder / "val")
+    assert data.load("x", str(folder)).test.num_examples == 6
+
+
+def remove(path):
+    for file in sorted(path.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    path.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: remove(f / "test"), "one of `test` or `val`.*found neither"),
+        (lambda f: remove(f / "test/dog"), "only in train: \\['dog'\\]"),
+        (lambda f: (f / "test/cow").mkdir(), "no .jpg, .jpeg, .png files .*cow"),
+        (lambda f: (remove(f / "train/cat"), remove(f / "train/dog")), "no class folders"),
+        (lambda f: (f / "train/dog/1.png").write_bytes(b"no image"), "cannot read.*dog/1.png"),
+        (lambda f: (f / "train/dog/0.jpg").write_bytes(b""), "cannot read.*dog/0.jpg"),
+    ],
+)
+def test_damaged_folders_are_named(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        data.load("x", str(folder))
+
+
+def test_missing_and_empty_data_dir(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        data.load("cifar10", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="is empty"):
+        data.load("cifar10", str(tmp_path))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="tfds build cifar10"):
+        data.load("cifar10", str(tmp_path))
+
+
+def test_unknown_data_set():
+    with pytest.raises(ValueError, match="known are digits, cifar10"):
+        data.load("mnist")
+
+
+def test_cifar10_through_tfds(tmp_path):
+    """A small data set in cifar10's TFDS form, written by TFDS itself."""
+    import tensorflow_datasets as tfds
+
+    pixels = np.random.default_rng(0).integers(0, 256, (25, 32, 32, 3)).astype(np.uint8)
+    write_cifar10(tmp_path, pixels, np.arange(25) % 10)
+    assert tfds.builder("cifar10", data_dir=tmp_path).info.splits["train"].num_examples == 25
+    images = data.load("cifar10", str(tmp_path))
+    assert images.name == "CIFAR-10" and images.class_names[:2] == ("airplane", "automobile")
+    x, y = images.train.read(tf.range(25))
+    label = {image.tobytes(): i % 10 for i, image in enumerate(pixels)}  # TFDS shuffles
+    assert [label[image.tobytes()] for image in x.numpy()] == list(y.numpy())
+    assert len({image.tobytes() for image in x.numpy()}) == 25
+
+
+def write_cifar10(folder, pixels, labels):
+    """`cifar10/3.0.2` under `folder`, made by TFDS's own writer from the given images."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("cifar10", data_dir=folder)
+
+    def examples(self, dl_manager):
+        del self, dl_manager
+        rows = [
+            (i, {"id": f"train_{i}", "image": p, "label": int(c)})
+            for i, (p, c) in enumerate(zip(pixels, labels))
+        ]
+        return {"train": iter(rows), "test": iter(rows)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(builder), "_split_generators", examples)
+        builder.download_and_prepare()

@@ -1,0 +1,277 @@
+"""The networks: against the authors' numbers, and the contract that every one keeps."""
+
+import irnet_tf
+from irnet_tf import models
+from irnet_tf.interop import load_pytorch_state_dict, pytorch_state_dict
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import randomise_batch_norm
+from tests.reference import BUILDERS, FOLDER, Reference
+
+needs_reference = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="the authors' numbers (shared/reference) are not here"
+)
+TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
+
+
+@needs_reference
+@pytest.mark.parametrize("name", BUILDERS)
+def test_networks_are_the_authors(name, float64):
+    """Evaluation, three SGD steps and the first step's gradients, in float64."""
+    reference = Reference(name)
+    meta, expected = reference.meta, reference.arrays
+    model = reference.build()
+    load_pytorch_state_dict(model, reference.state_dict)
+    irnet_tf.set_ede(model, meta["t"])
+    images, labels = tf.constant(reference.images), tf.constant(reference.labels)
+
+    logits = model(images, training=False)
+    np.testing.assert_allclose(tf.nn.log_softmax(logits), expected["eval_log_probs"], **TOLERANCE)
+
+    variables = model.trainable_variables
+    optimizer = tf.keras.optimizers.SGD(meta["lr"], momentum=meta["momentum"], jit_compile=False)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradients = tape.gradient(loss, variables)
+        decayed = [g + meta["weight_decay"] * w for g, w in zip(gradients, variables)]
+        optimizer.apply_gradients(zip(decayed, variables))
+        return loss, logits, gradients
+
+    losses = []
+    for i in range(3):
+        loss, logits, gradients = step()
+        losses.append(float(loss))
+        if i:
+            continue
+        np.testing.assert_allclose(
+            tf.nn.log_softmax(logits), expected["train_log_probs"], **TOLERANCE
+        )
+        theirs = in_pytorch_layout(model, variables, gradients)
+        after = pytorch_state_dict(model)
+        for j, param in enumerate(reference.param_names):
+            gradient = theirs[param]
+            np.testing.assert_allclose(
+                gradient.ravel()[:24], expected[f"grad_head/{j}"], err_msg=param, **TOLERANCE
+            )
+            np.testing.assert_allclose(
+                np.linalg.norm(gradient), expected[f"grad_norm/{j}"], err_msg=param, **TOLERANCE
+            )
+            np.testing.assert_allclose(
+                gradient.sum(), expected[f"grad_sum/{j}"], err_msg=param, **TOLERANCE
+            )
+            np.testing.assert_allclose(
+                np.linalg.norm(after[param]), expected[f"param_after_1_norm/{j}"], rtol=1e-9
+            )
+        for j, name in enumerate(reference.buffer_names):
+            # Keras keeps 1 - momentum in float32; PyTorch's running variance is the unbiased one.
+            rtol = 1e-7 if name.endswith("mean") else 0.1
+            np.testing.assert_allclose(
+                np.linalg.norm(after[name]), expected[f"buffer_norm/{j}"], rtol=rtol
+            )
+    np.testing.assert_allclose(losses, expected["losses"], **TOLERANCE)
+
+
+def in_pytorch_layout(model, variables, values):
+    """Values of trainable variables, such as gradients, under the authors' names."""
+    before = model.get_weights()
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+    named = pytorch_state_dict(model)
+    model.set_weights(before)
+    return named
+
+
+NETWORKS = {
+    "vgg_small": (models.vgg_small, {}, 5),
+    "cifar_resnet20_bireal": (models.cifar_resnet, {"depth": 20}, 18),
+    "cifar_resnet20_normal": (models.cifar_resnet, {"depth": 20, "structure": "normal"}, 18),
+    "resnet18_cifar": (models.resnet, {"depth": 18, "stem": "cifar"}, 16),
+    "resnet18_imagenet": (models.resnet, {"depth": 18, "input_shape": (64, 64, 3)}, 16),
+    "resnet18_normal": (
+        models.resnet, {"depth": 18, "structure": "normal", "input_shape": (64, 64, 3)}, 16,
+    ),
+}  # fmt: skip
+
+
+def build(name, **arguments):
+    builder, defaults, _ = NETWORKS[name]
+    return builder(**{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(1, 1), (1, 32), (32, 32)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_bit_layers_are_one_bit_and_first_and_last_are_not(name, weight_bits, activation_bits):
+    model = build(name, weight_bits=weight_bits, activation_bits=activation_bits)
+    convolutions = [x for x in model.layers if isinstance(x, lq.layers.QuantConv2D)]
+    quantized = [x for x in convolutions if x.kernel_quantizer]
+    assert len(quantized) == (NETWORKS[name][2] if weight_bits == 1 else 0)
+    assert all(x.kernel.precision == 1 and x.kernel_size == (3, 3) for x in quantized)
+    inputs = [x for x in convolutions if x.input_quantizer]
+    assert len(inputs) == (NETWORKS[name][2] if activation_bits == 1 else 0)
+    assert convolutions[0].kernel_quantizer is None and convolutions[0].input_quantizer is None
+    assert isinstance(model.layers[-1], tf.keras.layers.Dense)
+    hard = [x for x in model.layers if isinstance(x, irnet_tf.layers.HardTanh)]
+    relu = [x for x in model.layers if isinstance(x, tf.keras.layers.ReLU)]
+    assert (not relu and hard) if activation_bits == 1 else (not hard and relu)
+
+
+def test_larq_summary_counts_the_bits(capsys):
+    """ResNet-20: 268,336 weights in 3x3 binary convolutions (6n + 2 layers, 16/32/64)."""
+    binary = 6 * 9 * 16 * 16 + 9 * 16 * 32 + 5 * 9 * 32 * 32 + 9 * 32 * 64 + 5 * 9 * 64 * 64
+    lq.models.summary(models.cifar_resnet(20))
+    table = capsys.readouterr().out
+    rows = [r.replace("|", " ").split() for r in table.splitlines()]
+    total = next(r for r in rows if r[:1] == ["Total"])
+    assert int(total[1]) == binary
+    convolutions = [r for r in rows if r and r[0].startswith("layer") and ".conv" in r[0]]
+    assert len(convolutions) == 18 and all(r[1] == "1" for r in convolutions)
+
+
+@pytest.mark.parametrize("bits", [(1, 1), (32, 32)])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("form", ["keras", "h5"])
+def test_save_load_and_clone_without_custom_objects(name, bits, form, tmp_path, rng):
+    padding = "symmetric" if form == "keras" else "same"
+    model = build(name, weight_bits=bits[0], activation_bits=bits[1], padding=padding)
+    randomise_batch_norm(model)
+    irnet_tf.set_ede(model, 3.5)
+    x = rng.standard_normal((2, *model.input_shape[1:])).astype("float32")
+    expected = model(x).numpy()
+    path = str(tmp_path / f"model.{form}")
+    model.save(path)
+    loaded = tf.keras.models.load_model(path, compile=False)
+    np.testing.assert_array_equal(loaded(x), expected)
+    assert {float(m.t) for m in loaded.submodules if hasattr(m, "t")} <= {3.5}
+    clone = tf.keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(x), expected)
+
+
+@pytest.mark.parametrize("depth", [32, 44, 56, 110])
+def test_deeper_cifar_resnets_have_6n_plus_2_layers(depth):
+    model = models.cifar_resnet(depth)
+    layers = [
+        x for x in model.layers if isinstance(x, (tf.keras.layers.Conv2D, tf.keras.layers.Dense))
+    ]
+    assert len(layers) == depth
+
+
+def test_float_parameter_counts_are_the_known_ones():
+    """He et al.: 0.27M for ResNet-20; torchvision: 11,689,512 and 21,797,672 plus bn2."""
+    float_bits = {"weight_bits": 32, "activation_bits": 32, "structure": "normal"}
+
+    def trainable(model):
+        return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+    assert trainable(models.resnet(18, **float_bits)) == 11_689_512 + 2 * 512
+    assert trainable(models.resnet(34, **float_bits)) == 21_797_672 + 2 * 512
+    assert trainable(models.cifar_resnet(20, **float_bits)) == 269_722 + 2 * 64
+
+
+def test_other_heads_and_inputs(rng):
+    x = rng.standard_normal((1, 32, 32, 3)).astype("float32")
+    assert models.cifar_resnet(20, include_top=False)(x).shape == (1, 8, 8, 64)
+    assert models.resnet(18, stem="cifar", include_top=False)(x).shape == (1, 4, 4, 512)
+    assert models.resnet(18, include_top=False, input_shape=(64, 64, 3)).output_shape[1:3] == (2, 2)
+    assert models.vgg_small(include_top=False)(x).shape == (1, 4, 4, 512)
+    probabilities = models.cifar_resnet(20, num_classes=7, classifier_activation="softmax")(x)
+    np.testing.assert_allclose(tf.reduce_sum(probabilities, -1), 1, rtol=1e-5)
+    assert models.cifar_resnet(20, input_shape=(None, None, 1)).output_shape == (None, 10)
+    start = tf.keras.Input((32, 32, 3))
+    scaled = tf.keras.layers.Rescaling(1 / 255)(start)
+    assert models.vgg_small(input_tensor=scaled).inputs[0] is start
+
+
+def test_symmetric_and_same_padding_differ_only_at_stride_two():
+    kinds = [type(x).__name__ for x in models.cifar_resnet(20, padding="symmetric").layers]
+    assert kinds.count("SymmetricConv2D") == 2
+    assert "SymmetricConv2D" not in [type(x).__name__ for x in models.cifar_resnet(20).layers]
+
+
+def test_quantizers_can_be_replaced_and_are_not_shared():
+    given = irnet_tf.LibraPB(t=2.0)
+    model = models.cifar_resnet(20, kernel_quantizer=given, input_quantizer="approx_sign")
+    layers = [x for x in model.layers if getattr(x, "kernel_quantizer", None)]
+    assert len({id(x.kernel_quantizer) for x in layers}) == 18
+    assert all(float(x.kernel_quantizer.t) == 2 for x in layers)
+    assert all(isinstance(x.input_quantizer, lq.quantizers.ApproxSign) for x in layers)
+
+
+def test_networks_are_built_without_larqs_warning(caplog):
+    models.cifar_resnet(20)
+    assert "starved" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.cifar_resnet(21), "depth must be one of 20, 32, 44, 56, 110, got 21"),
+        (lambda: models.resnet(50), "depth must be one of 18, 34, got 50"),
+        (lambda: models.resnet(18, stem="cifar100"), "stem must be one of"),
+        (lambda: models.cifar_resnet(20, structure="real"), "structure must be one of"),
+        (lambda: models.vgg_small(weight_bits=2), "weight_bits must be one of 1, 32, got 2"),
+        (lambda: models.vgg_small(activation_bits=True), "activation_bits must be"),
+        (lambda: models.cifar_resnet(20, padding="valid"), "padding must be one of"),
+        (lambda: models.cifar_resnet(20, num_classes=0), "num_classes must be"),
+        (lambda: models.cifar_resnet(20, input_shape=(32, 32)), "input_shape must be"),
+        (lambda: models.vgg_small(input_shape=(4, 4, 3)), "at least 8 pixels"),
+        (lambda: models.cifar_resnet(20, kernel_quantizer="libra_bp"), "did you mean libra_pb"),
+        (
+            lambda: models.cifar_resnet(20, weight_bits=32, kernel_quantizer="ste_sign"),
+            "set weight_bits=1",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_hard_tanh_clips_values_and_gradients(rng):
+    for dtype in ("float32", "float64", "float16"):
+        x = tf.constant(np.array([-3.0, -1.01, -0.99, 0.0, 0.5, 0.99, 1.01, 7.0]), dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = irnet_tf.layers.hard_tanh(x)
+        np.testing.assert_array_equal(y, np.clip(x, -1, 1))
+        np.testing.assert_array_equal(tape.gradient(y, x), [0, 0, 1, 1, 1, 1, 0, 0])
+
+
+def test_importing_creates_no_tensor():
+    """MultiWorkerMirroredStrategy must still be possible: it fails if anything ran before."""
+    import subprocess
+    import sys
+
+    code = (
+        "import irnet_tf, zoo, irnet_tf.data, irnet_tf.training, irnet_tf.interop\n"
+        "from tensorflow.python.eager import context\n"
+        "assert not context.context()._initialized"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "works"),
+    [
+        ("import irnet_tf, tensorflow as tf; tf.keras.Model", True),
+        ("import tensorflow as tf; import irnet_tf", False),
+        ("import tensorflow as tf; tf.keras.Model; import irnet_tf", False),
+    ],
+)
+def test_keras_3_is_refused_with_the_cure(code, works):
+    import os
+    import subprocess
+    import sys
+
+    env = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (process.returncode == 0) is works, process.stderr[-2000:]
+    if not works:
+        assert "ImportError" in process.stderr and "TF_USE_LEGACY_KERAS=1" in process.stderr

@@ -1,0 +1,206 @@
+"""Libra-PB and EDE's sign: the paper's formulas, in NumPy, are the truth."""
+
+from irnet_tf import EDESign, LibraPB, ede_sign, libra_pb, set_ede
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+def numpy_libra_pb(w):
+    """Equations of the paper, channel by channel, for kernels with channels last."""
+    columns = w.reshape(-1, w.shape[-1])
+    out = np.empty_like(columns)
+    for c in range(columns.shape[1]):
+        w_hat = columns[:, c] - columns[:, c].mean()
+        w_std = w_hat / w_hat.std(ddof=1)
+        s = np.round(np.log2(np.abs(w_std).mean()))
+        out[:, c] = np.where(w_std >= 0, 1.0, -1.0) * 2.0**s
+    return out.reshape(w.shape)
+
+
+def heavy_tailed(rng, shape):
+    """Kernels whose channels need different powers of two."""
+    w = rng.standard_normal(shape)
+    power = np.linspace(1, 6, shape[-1])
+    return np.sign(w) * np.abs(w) ** power + 0.3
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 16), (1, 1, 64, 4), (40, 7), (5, 2, 3)])
+def test_libra_pb_is_the_papers_formula(rng, shape):
+    w = heavy_tailed(rng, shape)
+    expected = numpy_libra_pb(w)
+    np.testing.assert_array_equal(libra_pb(w), expected)
+    if len(shape) == 4 and shape[-1] == 16:
+        assert len(np.unique(np.abs(expected))) > 1, "the test should cover several scales"
+
+
+def test_libra_pb_has_two_magnitudes_a_channel_and_the_balance_of_the_centred_weights(rng):
+    w = heavy_tailed(rng, (3, 3, 16, 32))
+    q = libra_pb(w).numpy().reshape(-1, 32)
+    centred = (w - w.mean((0, 1, 2))).reshape(-1, 32)
+    for c in range(32):
+        values = np.unique(q[:, c])
+        assert len(values) == 2 and values[0] == -values[1]
+        assert np.log2(values[1]) == np.round(np.log2(values[1]))
+        assert (q[:, c] > 0).sum() == (centred[:, c] >= 0).sum()
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.1, 0.4, 1.0, 3.7, 10.0])
+def test_ede_gradient_is_the_closed_form(rng, t):
+    x = tf.constant(np.concatenate([3 * rng.standard_normal(1000), [0.0, -0.0]]))
+    dy = rng.standard_normal(x.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ede_sign(x, t)
+    expected = dy * max(1 / t, 1) * t * (1 - np.tanh(t * x.numpy()) ** 2)
+    np.testing.assert_allclose(tape.gradient(y, x, dy), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(y, np.where(x.numpy() >= 0, 1.0, -1.0))
+
+
+@pytest.mark.parametrize("quantizer", [EDESign, LibraPB])
+def test_quantizers_keep_float64(rng, quantizer):
+    w = tf.constant(rng.standard_normal((3, 3, 4, 8)))
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        y = quantizer(t=0.4)(w)
+    function = {EDESign: ede_sign, LibraPB: libra_pb}[quantizer]
+    with tf.GradientTape() as tape2:
+        tape2.watch(w)
+        z = function(w, 0.4)
+    assert y.dtype == tf.float64
+    np.testing.assert_array_equal(tape.gradient(y, w), tape2.gradient(z, w))
+
+
+def test_libra_pb_gradient_flows_through_mean_and_deviation(rng):
+    """Against the chain rule through numerically differentiated balancing and scaling."""
+    w = heavy_tailed(rng, (12, 3))
+    dy = rng.standard_normal(w.shape)
+    t = 0.7
+
+    def standardised(w):
+        w_hat = w - w.mean(0)
+        return w_hat / w_hat.std(0, ddof=1)
+
+    scale = np.abs(numpy_libra_pb(w))
+    upstream = dy * scale * max(1 / t, 1) * t * (1 - np.tanh(t * standardised(w)) ** 2)
+    expected = np.empty_like(w)
+    for i in np.ndindex(*w.shape):
+        step = np.zeros_like(w)
+        step[i] = 1e-6
+        derivative = (standardised(w + step) - standardised(w - step)) / 2e-6
+        expected[i] = (upstream * derivative).sum()
+    variable = tf.Variable(w)
+    with tf.GradientTape() as tape:
+        y = libra_pb(variable, t)
+    np.testing.assert_allclose(tape.gradient(y, variable, dy), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e-30, 3e4])
+@pytest.mark.parametrize("shape", [(3, 3, 200, 2), (1, 5)])
+def test_channels_without_information_stay_finite(dtype, value, shape):
+    w = tf.Variable(np.full(shape, value, dtype))
+    with tf.GradientTape() as tape:
+        y = libra_pb(w, 0.1)
+    gradient = tape.gradient(y, w, tf.cast(np.arange(np.prod(shape)).reshape(shape), dtype))
+    np.testing.assert_array_equal(y, np.ones(shape, dtype))
+    assert np.isfinite(gradient.numpy().astype("float64")).all()
+
+
+def test_one_constant_channel_does_not_disturb_its_neighbours(rng):
+    w = rng.standard_normal((3, 3, 4, 3))
+    w[..., 1] = 0.25
+    q = libra_pb(w).numpy()
+    np.testing.assert_array_equal(q[..., 1], 1)
+    np.testing.assert_array_equal(q[..., ::2], numpy_libra_pb(w[..., ::2]))
+
+
+def test_half_precision_is_computed_in_float32(rng):
+    w = rng.standard_normal((3, 3, 64, 32)).astype("float16")
+    q = libra_pb(w)
+    assert q.dtype == tf.float16
+    np.testing.assert_array_equal(q, libra_pb(w.astype("float32")).numpy())
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_layers_work_in_mixed_precision(rng, policy):
+    layer = lq.layers.QuantConv2D(
+        8, 3, kernel_quantizer="libra_pb", input_quantizer="ede_sign", dtype=policy
+    )
+    x = tf.constant(rng.standard_normal((2, 8, 8, 4)), tf.float32)
+    with tf.GradientTape() as tape:
+        y = layer(x)
+    assert y.dtype == tf.as_dtype(policy.removeprefix("mixed_"))
+    gradient = tape.gradient(y, layer.trainable_variables)[0]
+    assert gradient.dtype == tf.float32
+    assert np.isfinite(gradient.numpy()).all() and np.abs(gradient.numpy()).max() > 0
+
+
+def layers_with(alias):
+    yield lq.layers.QuantConv2D(4, 3, kernel_quantizer=alias, input_quantizer="ede_sign")
+    yield lq.layers.QuantDense(4, kernel_quantizer=alias, input_quantizer="ede_sign")
+    yield lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=alias, input_quantizer="ede_sign")
+
+
+def test_aliases_work_in_any_larq_layer(rng):
+    x = rng.standard_normal((2, 6, 6, 3)).astype("float32")
+    for layer in layers_with("libra_pb"):
+        layer(x)
+        kernel = getattr(layer, "depthwise_kernel", None)
+        kernel = layer.kernel if kernel is None else kernel
+        with lq.context.quantized_scope(True):
+            quantized = kernel.read_value().numpy()
+        np.testing.assert_array_equal(quantized, numpy_libra_pb(kernel.latent_variable.numpy()))
+        assert kernel.precision == 1
+
+
+def test_depthwise_kernels_can_be_quantized_filter_by_filter(rng):
+    w = heavy_tailed(rng, (3, 3, 5, 2))
+    expected = np.stack([numpy_libra_pb(w[:, :, i]) for i in range(5)], axis=2)
+    np.testing.assert_array_equal(LibraPB(channel_axes=2)(w), expected)
+
+
+def test_configuration_round_trip():
+    quantizer = LibraPB(t=0.3, channel_axes=2)
+    quantizer.t.assign(0.7)
+    copy = LibraPB.from_config(quantizer.get_config())
+    assert float(copy.t) == 0.7 and copy.channel_axes == 2
+    for alias, kind in (("libra_pb", LibraPB), ("ede_sign", EDESign)):
+        again = lq.quantizers.get(lq.quantizers.serialize(lq.quantizers.get(alias)))
+        assert type(again) is kind and again.precision == 1
+
+
+def test_t_is_no_weight_and_training_leaves_it_alone(rng):
+    layer = lq.layers.QuantDense(4, kernel_quantizer="libra_pb", input_quantizer="ede_sign")
+    model = tf.keras.Sequential([layer])
+    model.compile("sgd", "mse")
+    model.fit(rng.standard_normal((8, 5)), rng.standard_normal((8, 4)), verbose=0)
+    set_ede(model, 2.5)
+    model.fit(rng.standard_normal((8, 5)), rng.standard_normal((8, 4)), verbose=0)
+    assert [w.shape for w in model.weights] == [(5, 4), (4,)]
+    assert float(layer.kernel_quantizer.t) == float(layer.input_quantizer.t) == 2.5
+
+
+def test_flip_ratio_counts_signs():
+    quantizer = LibraPB(metrics=["flip_ratio"])
+    w = np.array([[-3.0], [-1.0], [1.0], [3.0]], "float32")
+    quantizer(w)
+    assert float(quantizer.flip_ratio.result()) == 0
+    quantizer(w * [[1], [-1], [-1], [1]])
+    assert float(quantizer.flip_ratio.result()) == 0.5
+    with lq.context.metrics_scope(["flip_ratio"]):
+        layer = lq.layers.QuantDense(2, kernel_quantizer="libra_pb")
+        layer(np.ones((1, 3), "float32"))
+    assert [m.name for m in layer.metrics] == ["flip_ratio/" + layer.kernel_quantizer.name]
+
+
+@pytest.mark.parametrize("t", [0, -1.0, float("nan"), float("inf")])
+def test_bad_t_is_refused(t):
+    with pytest.raises(ValueError, match="above 0"):
+        LibraPB(t=t)
+
+
+def test_libra_pb_refuses_activations():
+    with pytest.raises(ValueError, match="output channels"):
+        tf.function(libra_pb).get_concrete_function(tf.TensorSpec([None, 8, 8, 3]))

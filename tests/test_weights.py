@@ -1,0 +1,633 @@
+"""1-bit weight files: exact, small, and refused when anything is wrong with them."""
+
+import itertools
+import json
+import os
+import pickle
+
+import irnet_tf
+from irnet_tf import models, weights
+from irnet_tf.quantizers import libra_pb
+from irnet_tf.weights import load_weights, read_facts, save_weights
+import larq as lq
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+IMAGENET = {"input_shape": (64, 64, 3)}
+NETWORKS = {
+    "cifar10/resnet20_bireal_1w1a": lambda **k: models.cifar_resnet(20, **k),
+    "cifar10/resnet20_normal_1w1a": lambda **k: models.cifar_resnet(20, structure="normal", **k),
+    "cifar10/resnet20_normal_1w32a": lambda **k: models.cifar_resnet(
+        20, structure="normal", activation_bits=32, **k
+    ),
+    "cifar10/vgg_small_1w1a": lambda **k: models.vgg_small(**k),
+    "cifar10/resnet18_normal_1w1a": lambda **k: models.resnet(
+        18, stem="cifar", structure="normal", **k
+    ),
+    "imagenet/resnet18_bireal_1w1a": lambda **k: models.resnet(18, **IMAGENET, **k),
+    "imagenet/resnet18_normal_1w32a": lambda **k: models.resnet(
+        18, structure="normal", activation_bits=32, **IMAGENET, **k
+    ),
+    "imagenet/resnet34_bireal_1w1a": lambda **k: models.resnet(34, **IMAGENET, **k),
+    "imagenet/resnet34_normal_1w32a": lambda **k: models.resnet(
+        34, structure="normal", activation_bits=32, **IMAGENET, **k
+    ),
+    "cifar10/resnet20_bireal_fp": lambda **k: models.cifar_resnet(
+        20, weight_bits=32, activation_bits=32, **k
+    ),
+}
+RESNET20 = NETWORKS["cifar10/resnet20_bireal_1w1a"]
+LAST_CONV = "layer3.2.conv2"
+
+
+def randomise(model, seed=0):
+    """Weights unlike any initialisation, batch norm statistics too."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        values = []
+        for variable in layer.weights:
+            z = rng.standard_normal(variable.shape)
+            if "variance" in variable.name:
+                z = 1000 * np.exp(0.3 * z)  # about what binary convolutions give
+            elif "gamma" in variable.name:
+                z = 1 + 0.2 * z
+            elif "kernel" in variable.name:
+                # Heavier tails from channel to channel, and a mean.
+                z = 0.05 * np.sign(z) * np.abs(z) ** rng.uniform(0.5, 4, z.shape[-1]) + 0.01
+            values.append(z)
+        layer.set_weights(values)
+    return model
+
+
+def images(model, seed=1):
+    shape = (2, *model.input_shape[1:])
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def values(model):
+    return [w.copy() for w in model.get_weights()]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
+def size_bound(model):
+    """1.05 x (1 bit a binary weight + 1 byte an output channel + 4 bytes a float) + 8 KiB."""
+    total = 0
+    for layer in model.layers:
+        for variable in layer.weights:
+            if getattr(layer, "kernel_quantizer", None) is not None:
+                total += variable.shape.num_elements() / 8 + variable.shape[-1]
+            else:
+                total += 4 * variable.shape.num_elements()
+    return 1.05 * total + 8192
+
+
+def dense(n, channels, dtype=None, **arguments):
+    """One 1-bit dense layer: the smallest network."""
+    inputs = tf.keras.layers.Input((n,))
+    layer = lq.layers.QuantDense(
+        channels,
+        kernel_quantizer=irnet_tf.LibraPB(),
+        use_bias=False,
+        name="dense",
+        dtype=dtype,
+        **arguments,
+    )
+    return tf.keras.Model(inputs, layer(inputs))
+
+
+def small(n=9, channels=3, quantizer=None):
+    """A 1-bit dense layer and a batch norm."""
+    inputs = tf.keras.layers.Input((n,))
+    quantizer = quantizer or irnet_tf.LibraPB()
+    layer = lq.layers.QuantDense(channels, kernel_quantizer=quantizer, use_bias=False, name="dense")
+    x = tf.keras.layers.BatchNormalization(name="bn")(layer(inputs))
+    return randomise(tf.keras.Model(inputs, x))
+
+
+def craft(path, tensors, facts=None):
+    """A file with a right SHA-256 and any content."""
+    path.write_bytes(weights._seal(tensors, facts or {}))
+    return path
+
+
+def craft_dense(path, plus, exponents):
+    rows = np.concatenate(
+        [np.int8(exponents).view(np.uint8)[:, None], np.packbits(plus.T, axis=1)], axis=1
+    )
+    std = np.array([0.05], np.float32)
+    return craft(path, {"dense.kernel_1bit": rows, "latent_std": std})
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return randomise(RESNET20())
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "network.safetensors"
+
+
+# ---- right files -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_comes_back_bit_for_bit_from_a_small_file(name, path):
+    model = randomise(NETWORKS[name]())
+    x = images(model)
+    expected = model(x, training=False).numpy()
+    assert np.isfinite(expected).all() and expected.std() > 0
+    save_weights(model, path, {"network": name})
+    assert path.stat().st_size <= size_bound(model)
+
+    randomise(model, seed=2)
+    assert not np.array_equal(model(x, training=False), expected)
+    assert load_weights(model, path, network=name)["network"] == name
+    assert np.array_equal(model(x, training=False), expected)
+
+
+def test_even_the_deepest_is_within_the_size(path):
+    model = models.cifar_resnet(110)
+    save_weights(model, path, {"network": "resnet110", "data": "x" * 500})
+    assert path.stat().st_size <= size_bound(model)
+
+
+def test_the_file_says_what_libra_pb_makes_of_the_weights(trained, path):
+    """By hand, from the docstring: another program could read it."""
+    save_weights(trained, path)
+    tensors = safetensors.numpy.load_file(path)
+    checked = 0
+    for layer in trained.layers:
+        if not getattr(layer, "kernel_quantizer", None):
+            continue
+        w = layer.get_weights()[0].astype(np.float64)
+        w = w.reshape(-1, w.shape[-1])
+        w_hat = w - w.mean(0)
+        w_std = w_hat / w_hat.std(0, ddof=1)
+        rows = tensors[f"{layer.name}.kernel_1bit"]
+        signs = np.unpackbits(rows[:, 1:], axis=1)[:, : len(w)].T
+        assert np.array_equal(signs, w_hat >= 0)
+        log2 = np.log2(np.abs(w_std).mean(0))
+        assert np.array_equal(rows[:, 0].view(np.int8), np.round(log2))
+        checked += 1
+    assert checked == 18
+    norm = trained.get_layer("bn2").get_weights()
+    assert np.array_equal(tensors["bn2.batch_norm"], np.stack(norm))
+    assert np.array_equal(tensors["linear.kernel"], trained.get_layer("linear").get_weights()[0])
+
+
+def test_files_are_deterministic_and_stay_the_same_when_loaded_and_saved(trained, path):
+    facts = {"network": "a", "seed": 1}
+    save_weights(trained, path, facts)
+    first = path.read_bytes()
+    save_weights(trained, path, facts)
+    assert path.read_bytes() == first
+    other = RESNET20()
+    load_weights(other, path)
+    save_weights(other, path, facts)
+    old, new = safetensors.numpy.load(first), safetensors.numpy.load_file(path)
+    assert old.keys() == new.keys()
+    for name in old:
+        assert np.allclose(old[name], new[name], rtol=1e-6, atol=0), name
+
+
+def test_facts_come_back_with_version_and_makers(trained, path):
+    facts = {
+        "network": "cifar10/ä",
+        "arguments": {"depth": 20, "input_shape": [32, 32, 3]},
+        "accuracy": 0.1 + 0.2,
+        "sha256": "0" * 64,
+        "quote": '"\\',
+    }
+    save_weights(trained, path, facts)
+    read = read_facts(path)
+    assert read == load_weights(RESNET20(), path)
+    assert read.pop("format_version") == 1
+    assert read.pop("created_with").keys() == {"irnet_tf", "tensorflow", "larq"}
+    assert read == facts
+
+
+@pytest.mark.parametrize("facts", [{"a": float("nan")}, {"a": np.float32(1)}, {"a": {1, 2}}])
+def test_facts_that_are_not_json(trained, path, facts):
+    with pytest.raises(ValueError, match="JSON"):
+        save_weights(trained, path, facts)
+    assert not path.exists()
+
+
+def test_kernels_with_another_quantizer_are_kept_as_they_are(path):
+    class Half(irnet_tf.LibraPB):
+        def call(self, inputs):
+            return super().call(inputs) / 2
+
+    for quantizer in ("magnitude_aware_sign", Half()):
+        model, other = (randomise(small(quantizer=quantizer), seed) for seed in (0, 1))
+        save_weights(model, path)
+        assert not same(values(model), values(other))
+        load_weights(other, path)
+        assert same(values(model), values(other))
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "float16"])
+def test_other_types_compute_the_same_too(policy, path):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    model, other = (randomise(small(144, 64), seed) for seed in (0, 1))
+    # What a file cannot hold is more than float32.
+    model.set_weights([w.astype(np.float32) for w in model.get_weights()])
+    save_weights(model, path)
+    x = images(model)
+    expected = model(x, training=False).numpy()
+    assert np.isfinite(expected).all()
+    assert not np.array_equal(other(x, training=False), expected)
+    load_weights(other, path)
+    assert np.array_equal(other(x, training=False), expected)
+
+
+def test_float64_and_float32_read_each_others_files(trained, path):
+    save_weights(trained, path)
+    tf.keras.backend.set_floatx("float64")
+    try:
+        wide = RESNET20()
+    finally:
+        tf.keras.backend.set_floatx("float32")
+    load_weights(wide, path)
+    for a, b in zip(trained.layers, wide.layers):
+        if getattr(a, "kernel_quantizer", None):
+            assert b.get_weights()[0].dtype == np.float64
+            assert np.array_equal(libra_pb(a.get_weights()[0]), libra_pb(b.get_weights()[0]))
+
+
+def test_in_a_graph_and_under_a_strategy(trained, path):
+    save_weights(trained, path)
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        other = RESNET20()
+        load_weights(other, path)
+        again = path.with_name("again")
+        save_weights(other, again)
+    x = images(trained)
+    assert np.array_equal(other.predict(x, verbose=0), trained.predict(x, verbose=0))
+    third = RESNET20()
+    load_weights(third, again)
+    assert np.array_equal(third(x), trained(x))
+
+
+def test_training_goes_on(path):
+    original, model = RESNET20(), RESNET20()
+    save_weights(original, path)
+    load_weights(model, path)
+    for old, new in zip(original.layers, model.layers):
+        if getattr(old, "kernel_quantizer", None):
+            old, new = old.get_weights()[0], new.get_weights()[0]
+            spread = np.sqrt(old.var((0, 1, 2), ddof=1).mean())
+            assert np.allclose(new.std((0, 1, 2), ddof=1), spread, rtol=1e-3)
+            for side in (new > 0, new < 0):  # no weight is about to change sign
+                magnitude = np.where(side, np.abs(new), np.nan)
+                least, mean = np.nanmin(magnitude, (0, 1, 2)), np.nanmean(magnitude, (0, 1, 2))
+                assert (least > 0.45 * mean).all()
+    model.compile(
+        tf.keras.optimizers.SGD(0.01),
+        tf.keras.losses.SparseCategoricalCrossentropy(True),
+        run_eagerly=True,
+    )
+    x, y = np.random.default_rng(0).standard_normal((32, 32, 32, 3)), np.arange(32) % 10
+    losses = [model.train_on_batch(x, y) for _ in range(5)]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert all(np.isfinite(w).all() for w in values(model))
+
+
+# ---- latent weights --------------------------------------------------------------------
+
+
+def reachable(n, p):
+    """The exponents of sign patterns with p plus among n, from the extremes of mean|w_std|."""
+    largest = 2 * np.sqrt(p * (n - p) * (n - 1) / n) / n  # equal magnitudes on each side
+    infimum = np.sqrt(2 * (n - 1)) / n  # all in one weight of each side
+    highest = round(float(np.log2(largest)))
+    return [s for s in range(-12, highest + 1) if 2.0 ** (s + 0.5) > infimum or s == highest]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16"])
+@pytest.mark.parametrize("n", [3, 4, 5, 7, 8, 9, 16, 17, 27, 144, 257, 1025, 2304, 4608])
+def test_latent_weights_for_every_reachable_exponent(n, dtype, path):
+    rng = np.random.default_rng(n)
+    columns, exponents = [], []
+    for p in sorted({1, 2, n // 3, n // 2, n - 2, n - 1} & set(range(1, n))):
+        for s in reachable(n, p):
+            columns.append(rng.permutation(np.arange(n) < p))
+            exponents.append(s)
+    plus = np.stack(columns, axis=1)
+    model = dense(n, len(exponents), tf.keras.mixed_precision.Policy(dtype))
+    load_weights(model, craft_dense(path, plus, exponents))
+    latent = model.get_weights()[0]
+    expected = np.where(plus, 1, -1) * 2.0 ** np.array(exponents)
+    assert np.array_equal(libra_pb(latent), expected)
+    if dtype == "mixed_float16":
+        assert np.array_equal(libra_pb(latent.astype(np.float16)), expected)
+
+
+def test_every_sign_pattern_of_few_weights(path):
+    """All 2**6 patterns with all exponents between -3 and 0: loaded exactly, or refused."""
+    plus = np.array(list(itertools.product([False, True], repeat=6))).T
+    for s in range(-3, 1):
+        fits = np.array(
+            [s in reachable(6, p) if 0 < p < 6 else (p, s) == (6, 0) for p in plus.sum(0)]
+        )
+        good, bad = plus[:, fits], plus[:, ~fits]
+        if fits.any():
+            model = dense(6, good.shape[1])
+            load_weights(model, craft_dense(path, good, [s] * good.shape[1]))
+            expected = np.where(good, 1, -1) * 2.0**s
+            assert np.array_equal(libra_pb(model.get_weights()[0]), expected)
+        with pytest.raises(ValueError, match=f"\\({bad.shape[1]} in all\\)"):
+            load_weights(dense(6, bad.shape[1]), craft_dense(path, bad, [s] * bad.shape[1]))
+
+
+def test_whatever_weights_give_can_be_saved_and_loaded(path):
+    """Random patterns and tails, by brute force: the formulas above left nothing out."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for n in (2, 3, 4, 5, 6, 9, 20, 144, 1000):
+        z = rng.standard_normal((n, 500)) + rng.uniform(-2, 2, 500)
+        latent = np.sign(z) * np.abs(z) ** rng.uniform(0, 12, 500)
+        latent = latent + rng.choice([0, 0.1, 1], 500)
+        model, other = dense(n, 500), dense(n, 500)
+        model.set_weights([latent])
+        save_weights(model, path)
+        load_weights(other, path)
+        quantized = libra_pb(model.get_weights()[0]).numpy()
+        assert np.array_equal(libra_pb(other.get_weights()[0]), quantized)
+        for p, scale in zip((quantized > 0).sum(0), np.abs(quantized[0])):
+            if n == p:
+                assert scale == 1
+            elif n > 2:
+                assert np.log2(scale) in reachable(n, p)
+            seen.add((n, np.log2(scale)))
+    assert {(4, 0), (4, -1), (144, -3), (1000, -4)} <= seen
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
+def test_constant_channels_and_single_weights(value, path):
+    for n in (1, 9):
+        model = dense(n, 2)
+        model.set_weights([np.full((n, 2), value)])
+        other = dense(n, 2)
+        save_weights(model, path)
+        load_weights(other, path)
+        assert np.array_equal(libra_pb(other.get_weights()[0]), np.ones((n, 2)))
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "exponent"),
+    [(9, 4, 1), (9, 4, -3), (9, 9, -1), (9, 0, 0), (4608, 1, -4), (4608, 1, -7), (1, 0, 0)],
+)
+def test_signs_and_exponents_that_libra_pb_never_gives(n, p, exponent, path):
+    model = dense(n, 2)
+    before = values(model)
+    plus = np.repeat(np.arange(n) < p, 2).reshape(n, 2)
+    with pytest.raises(ValueError, match="dense.kernel_1bit.*channels \\[0, 1\\]"):
+        load_weights(model, craft_dense(path, plus, [exponent] * 2))
+    assert same(values(model), before)
+
+
+def test_two_channel_axes(path):
+    def build():
+        inputs = tf.keras.layers.Input((4, 4, 3))
+        quantizer = irnet_tf.LibraPB(channel_axes=2)
+        layer = lq.layers.QuantConv2D(5, 3, kernel_quantizer=quantizer, name="conv")
+        return randomise(tf.keras.Model(inputs, layer(inputs)))
+
+    model, other = build(), build()
+    save_weights(model, path)
+    other.set_weights([np.zeros_like(w) for w in other.get_weights()])
+    load_weights(other, path)
+    x = images(model)
+    assert np.array_equal(model(x), other(x))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_diverged_weights_are_not_saved(bad, path):
+    model = RESNET20()
+    kernel = model.get_layer(LAST_CONV).kernel.latent_variable
+    kernel.assign(np.where(np.arange(64) == 3, bad, kernel.numpy()))
+    with pytest.raises(ValueError, match=f"{LAST_CONV}.*not finite"):
+        save_weights(model, path)
+    assert not path.exists()
+
+
+# ---- fine-tuning -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "top"),
+    [
+        ("cifar10/resnet20_bireal_1w1a", True),
+        ("cifar10/resnet20_bireal_1w1a", False),
+        ("cifar10/vgg_small_1w1a", True),
+        ("cifar10/vgg_small_1w1a", False),
+        ("imagenet/resnet18_bireal_1w1a", False),
+    ],
+)
+def test_all_but_the_classifier(name, top, path):
+    model = randomise(NETWORKS[name]())
+    save_weights(model, path, {"network": name})
+    other = NETWORKS[name](**({"num_classes": 7} if top else {"include_top": False}))
+    before = values(other)
+    with pytest.raises(ValueError, match="skip_classifier=True"):
+        load_weights(other, path)
+    assert same(values(other), before)
+
+    load_weights(other, path, skip_classifier=True, network=name)
+
+    if top:
+        assert same(other.layers[-1].get_weights(), before[-2:])
+    last = other.layers[-2 if top else -1].name
+    x = images(model)
+    expected = tf.keras.Model(model.input, model.get_layer(last).output)(x)
+    assert np.array_equal(tf.keras.Model(other.input, other.get_layer(last).output)(x), expected)
+
+
+def test_skipping_the_classifier_skips_nothing_else(path):
+    headless, model = RESNET20(include_top=False), RESNET20()
+    save_weights(headless, path)
+    with pytest.raises(ValueError, match="the file lacks bn2.batch_norm"):
+        load_weights(model, path, skip_classifier=True)
+    load_weights(headless, path, skip_classifier=True)
+    save_weights(models.vgg_small(), path)
+    with pytest.raises(ValueError, match="bn2.batch_norm"):
+        load_weights(model, path, skip_classifier=True)
+
+
+def test_a_network_inside_another(path):
+    inner, other = small(), randomise(small(), seed=1)
+    save_weights(inner, path)
+    inputs = tf.keras.layers.Input((9,))
+    wrapped = tf.keras.Model(inputs, other(inputs), name="wrapped")
+    load_weights(wrapped, path)
+    x = images(inner)
+    assert np.array_equal(wrapped(x), inner(x))
+    twice = tf.keras.Model(inputs, wrapped(inputs) + small()(inputs))
+    with pytest.raises(ValueError, match="two layers"):
+        save_weights(twice, path)
+
+
+# ---- wrong files -----------------------------------------------------------------------
+
+
+def test_any_corrupted_byte_is_noticed(path):
+    model = small()
+    save_weights(model, path, {"network": "small", "accuracy": 0.5})
+    good = path.read_bytes()
+    before = values(model)
+    for i in range(len(good)):
+        for mask in (1, 0x20, 0xFF):  # 0x20 changes the case of letters
+            path.write_bytes(good[:i] + bytes([good[i] ^ mask]) + good[i + 1 :])
+            with pytest.raises(ValueError, match="damaged"):
+                load_weights(model, path)
+            with pytest.raises(ValueError, match="damaged"):
+                read_facts(path)
+    assert same(values(model), before)
+    path.write_bytes(good)
+    load_weights(model, path, network="small")
+
+
+def test_a_file_cut_short_or_prolonged_is_noticed(trained, path):
+    save_weights(trained, path)
+    good = path.read_bytes()
+    for end in (*range(0, 2000, 7), *range(2000, len(good), 997), len(good) - 1):
+        path.write_bytes(good[:end])
+        with pytest.raises(ValueError, match="damaged"):
+            load_weights(trained, path)
+    path.write_bytes(good + b"\0")
+    with pytest.raises(ValueError, match="damaged or incomplete.*SHA-256"):
+        load_weights(trained, path)
+
+
+def test_files_of_other_kinds_are_refused_and_not_executed(trained, path, tmp_path):
+    class Boom:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    contents = [
+        b"",
+        b"<!DOCTYPE html>",
+        pickle.dumps(Boom()),
+        safetensors.numpy.save({"x": np.zeros(3)}),
+        safetensors.numpy.save({"x": np.zeros(3)}, {"irnet_tf": '{"sha256":"x"}'}),
+    ]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a 1-bit weight file"):
+            load_weights(trained, path)
+    assert not (tmp_path / "boom").exists()
+    with pytest.raises(FileNotFoundError):
+        load_weights(trained, tmp_path / "nothing")
+
+
+def test_a_newer_format_is_refused(path, monkeypatch):
+    model = small()
+    monkeypatch.setattr(weights, "FORMAT_VERSION", 2)
+    save_weights(model, path)
+    monkeypatch.undo()
+    for read in (read_facts, lambda path: load_weights(model, path)):
+        with pytest.raises(ValueError, match="version 2.*reads version 1.*irnet_tf"):
+            read(path)
+
+
+def test_another_networks_name_is_refused(path):
+    model = small()
+    save_weights(model, path, {"network": "cifar10/resnet20_bireal_1w1a"})
+    with pytest.raises(ValueError, match="resnet20_bireal_1w1a.*not of.*resnet20_normal_1w1a"):
+        load_weights(model, path, network="cifar10/resnet20_normal_1w1a")
+    save_weights(model, path)
+    with pytest.raises(ValueError, match="of None, not of 'a'"):
+        load_weights(model, path, network="a")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: models.vgg_small(), "the file lacks conv0.kernel.* and .* more; the model has no"),
+        (lambda: models.cifar_resnet(32), "the file lacks layer1.3.conv1.kernel_1bit"),
+        (lambda: RESNET20(weight_bits=32), "1-bit and the other not: check weight_bits"),
+        (lambda: RESNET20(kernel_quantizer="ste_sign"), "check weight_bits and kernel_quantizer"),
+        (
+            lambda: RESNET20(num_classes=3),
+            r"linear.kernel is float32 \(64, 10\) in the file, float32 \(64, 3\) in the model",
+        ),
+    ],
+)
+def test_another_network_is_refused_and_left_as_it_was(trained, path, build, message):
+    save_weights(trained, path)
+    model = build()
+    before = values(model)
+    with pytest.raises(ValueError, match=message) as error:
+        load_weights(model, path)
+    assert str(path) in str(error.value)
+    assert same(values(model), before)
+
+
+def test_crafted_tensors_are_refused_and_the_model_left_as_it_was(trained, path):
+    save_weights(trained, path)
+    good = safetensors.numpy.load_file(path)
+    model = RESNET20()
+    before = values(model)
+    unreachable = good[f"{LAST_CONV}.kernel_1bit"].copy()
+    unreachable[5, 0] = 7
+    changes = [
+        ({f"{LAST_CONV}.kernel_1bit": unreachable}, r"channels \[5\] \(1 in all\)"),
+        ({"conv1.kernel": good["conv1.kernel"].astype(np.float64)}, "conv1.kernel is float64"),
+        ({"bn1.batch_norm": good["bn1.batch_norm"][:3]}, r"bn1.batch_norm is float32 \(3, 16\)"),
+        ({"extra.kernel": np.zeros(2, np.float32)}, "the model has no extra.kernel"),
+        ({"linear.bias": None}, "the file lacks linear.bias"),
+        ({"latent_std": good["latent_std"][1:]}, "latent_std has 17 values for 18"),
+        ({"latent_std": None}, "latent_std has 0 values for 18"),
+        ({"latent_std": np.float32(np.nan * good["latent_std"])}, "no latent weights"),
+        ({"latent_std": -good["latent_std"]}, "no latent weights"),
+    ]
+    for change, message in changes:
+        tensors = {k: v for k, v in {**good, **change}.items() if v is not None}
+        with pytest.raises(ValueError, match=message):
+            load_weights(model, craft(path, tensors))
+        assert same(values(model), before)
+    load_weights(model, craft(path, good))
+
+
+def test_crafted_headers_are_refused(trained, path, monkeypatch):
+    good = {"sha256": weights._UNSEALED, "format_version": 1, "created_with": {}, "facts": {}}
+    for change in ({"facts": []}, {"facts": None}, {"format_version": "1"}, {"created_with": ...}):
+        header = {k: v for k, v in {**good, **change}.items() if v is not ...}
+        text = json.dumps(header, separators=(",", ":"))
+        monkeypatch.setattr(weights.json, "dumps", lambda *_, text=text, **__: text)
+        craft(path, {"x": np.zeros(1)})
+        monkeypatch.undo()
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_facts(path)
+
+
+# ---- writing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_leaves_what_was_there(trained, path, monkeypatch, step):
+    def fail(*_):
+        raise OSError("disk full")
+
+    for there in (False, True):
+        if there:
+            save_weights(trained, path, {"seed": 1})
+        before = path.read_bytes() if there else None
+        with monkeypatch.context() as patch:
+            patch.setattr(weights.os, step, fail)
+            with pytest.raises(OSError, match="disk full"):
+                save_weights(trained, path, {"seed": 2})
+        assert os.listdir(path.parent) == ([path.name] if there else [])
+        assert not there or path.read_bytes() == before
+
+
+def test_a_missing_folder(trained, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        save_weights(trained, tmp_path / "missing" / "network.safetensors")
