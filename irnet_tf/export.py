@@ -14,7 +14,9 @@ import collections
 import json
 from pathlib import Path
 import platform
+import sys
 import tempfile
+import time
 
 from irnet_tf import layers as blocks
 from irnet_tf.layers import HardTanh, SymmetricConv2D
@@ -457,19 +459,14 @@ def _rewrite(model) -> _Plan:
     return plan
 
 
-def _affine(norm):
-    """A batch norm as `a * x + b`, in float64."""
-    values = {
-        name: None if variable is None else variable.numpy().astype(np.float64)
-        for name, variable in (("gamma", norm.gamma), ("beta", norm.beta))
-    }
+def _norm(norm):
+    """(gamma, beta, mean, variance) of a batch norm, in float64."""
     mean, variance = (
         v.numpy().astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
     )
-    gamma = np.ones_like(mean) if values["gamma"] is None else values["gamma"]
-    beta = np.zeros_like(mean) if values["beta"] is None else values["beta"]
-    a = gamma / np.sqrt(variance + norm.epsilon)
-    return a, beta - mean * a, (gamma, beta, mean, variance)
+    gamma = np.ones_like(mean) if norm.gamma is None else norm.gamma.numpy().astype(np.float64)
+    beta = np.zeros_like(mean) if norm.beta is None else norm.beta.numpy().astype(np.float64)
+    return gamma, beta, mean, variance
 
 
 def _thresholds(conv, norm, kernel):
@@ -480,7 +477,9 @@ def _thresholds(conv, norm, kernel):
     t' half-way between two integers; where a is negative that is the opposite bit. At a tie too,
     which negating the norm would not give, as sign(0) = +1.
     """
-    a, b, _ = _affine(norm)
+    gamma, beta, mean, variance = _norm(norm)
+    a = gamma / np.sqrt(variance + norm.epsilon)
+    b = beta - mean * a
     scale = np.abs(kernel[0, 0, 0].astype(np.float64))
     most = np.prod(kernel.shape[:3]) + 1.0
     flat, negative = a == 0, a < 0
@@ -493,10 +492,11 @@ def _thresholds(conv, norm, kernel):
 
 def _rising(norm):
     """Batch-norm weights with the channels negated that fall; they then commute with a maximum."""
-    a, _, (gamma, beta, mean, variance) = _affine(norm)
-    sign = np.where(a < 0, -1, 1)
+    gamma, beta, mean, variance = _norm(norm)
+    negative = gamma < 0
+    sign = np.where(negative, -1, 1)
     weights = [sign * gamma, sign * beta, mean, variance]
-    return [value.astype(np.float32) for value in weights], a < 0
+    return [value.astype(np.float32) for value in weights], negative
 
 
 # ---------------------------------------------------------------- converting
@@ -734,7 +734,10 @@ def report_text(report: dict) -> str:
     lines = [f"Larq Compute Engine model of {report['network']}", ""]
     lines += [f"rewritten: {note}" for note in report["rewrites"]] or ["rewritten: nothing"]
     smaller = sizes["float"] / sizes["lce"]
-    lines += ["", f"size       {_size(sizes['lce'])}; float {_size(sizes['float'])}, {smaller:.1f} times"]
+    lines += [
+        "",
+        f"size       {_size(sizes['lce'])}; float {_size(sizes['float'])}, {smaller:.1f} times",
+    ]
     if "paper" in sizes:
         lines[-1] += f"; in the paper {_size(sizes['paper'])}"
     lines += [
@@ -775,7 +778,11 @@ def _plot(report, path):
     sizes = {name: value / 1e6 for name, value in report["sizes"].items()}
     operations = {k: v / 1e6 for k, v in report["operations"].items()}
     latency = {k.removesuffix("_ms"): v for k, v in report["latency"].items() if k.endswith("_ms")}
-    panels = ("size, MB", sizes), ("operations, millions", operations), ("ms an image, here", latency)
+    panels = (
+        ("size, MB", sizes),
+        ("operations, millions", operations),
+        ("ms an image, here", latency),
+    )
     for axes, (title, values) in zip(figure.subplots(1, 3), panels):
         names = [name.replace("one_bit", "1-bit").replace("lce", "1-bit file") for name in values]
         axes.bar_label(axes.bar(names, values.values()), fmt="%.3g")
@@ -795,27 +802,97 @@ def _define_flags():
     from absl import flags
 
     flags.DEFINE_string("model", None, "a name of zoo.list_models()", required=True)
-    flags.DEFINE_string("output", None, "the file, such as net/net.tflite", required=True)
+    flags.DEFINE_string("output", None, "the file; reports go beside it", required=True)
     flags.DEFINE_string("weights", "pretrained", "weights file, 'pretrained', or 'none' (random)")
     flags.DEFINE_bool("uint8_input", False, "take bytes, and normalise them in the file")
-    flags.DEFINE_integer("num_classes", None, "if not the network's; a weights file knows its own")
-    flags.DEFINE_list("input_shape", None, "height,width,channels if not the network's", )
-    flags.DEFINE_list("mean", None, "of uint8_input; the data's if not given")
-    flags.DEFINE_list("std", None, "of uint8_input; the data's if not given")
-    flags.DEFINE_string("data_dir", None, "test images to compare on; as of train.py")
-    flags.DEFINE_integer("images", 64, "how many images to compare on, at most", lower_bound=1)
-    return flags.FLAGS
-
-
-def _images(entry, flags, shape):
-    """(uint8 images, what they are, mean, std) of the network's test data, else noise."""
-    from irnet_tf import data
-
-    mean, std = ([float(v) for v in value] if value else None for value in (flags.mean, flags.std))
-    if flags.data_dir or entry.recipe.data == "digits":
-        source = data.load(entry.recipe.data, flags.data_dir)
-    ...
+    flags.DEFINE_integer("num_classes", None, "the weights file's, else the model's, if not given")
+    flags.DEFINE_list("input_shape", None, "height,width,channels; the model's if not given")
+    flags.DEFINE_list("mean", None, "normalisation a channel, 0 to 1; the data's if not given")
+    flags.DEFINE_list("std", None, "normalisation a channel, 0 to 1; the data's if not given")
+    flags.DEFINE_string("data_dir", None, "test images to compare on, as of train.py; else noise")
+    flags.DEFINE_integer("images", 64, "how many images to compare on", lower_bound=1)
 
 
 def main(argv):
-    """Entry of the command line."""
+    """`python -m irnet_tf.export`; the flags are in `--help`."""
+    from absl import flags
+
+    import zoo
+    from irnet_tf.weights import read_facts
+
+    if len(argv) > 1:
+        raise ValueError(f"did not understand {' '.join(argv[1:])}; flags begin with --")
+    options = flags.FLAGS
+    entry = zoo.info(options.model)
+    weights = None if options.weights == "none" else options.weights
+    arguments = {"num_classes": options.num_classes}
+    if options.num_classes is None and weights not in (None, "pretrained"):
+        arguments["num_classes"] = read_facts(weights).get("classes")
+    if options.input_shape is not None:
+        arguments["input_shape"] = tuple(int(side) for side in options.input_shape)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    model = zoo.load(options.model, weights, **arguments)
+
+    pixels, images_are, mean, std = _test_images(entry.recipe, model.input_shape[1:], options)
+    if options.uint8_input and (mean is None or std is None):
+        raise ValueError(
+            "--uint8_input needs the normalisation that the network was trained with: give "
+            "--data_dir, or --mean and --std"
+        )
+    images, given = pixels, {"mean": mean, "std": std, "uint8_input": True}
+    if not options.uint8_input:
+        scale, offset = 255 * np.array(std or 0.25), np.array(mean or 0.5)
+        images, given = (pixels / scale - offset * 255 / scale).astype(np.float32), {}
+    paper = _PAPER_BYTES.get(options.model)
+    report = export(
+        model, options.output, images, images_are=images_are, paper_bytes=paper, **given
+    )
+    print(report_text(report) + f"\nwritten: {options.output}, with report.* beside it")
+
+
+def _test_images(recipe, shape, options):
+    """(uint8 images, what they are, mean, std): the network's test data, or noise."""
+    from irnet_tf import data
+
+    mean, std = (
+        [float(v) for v in value] if value else None for value in (options.mean, options.std)
+    )
+    if options.data_dir is None and recipe.data != "digits":
+        return _noise(options.images, shape), "noise, for want of --data_dir", mean, std
+    source = data.load(recipe.data, options.data_dir)
+    mean, std = mean or source.mean, std or source.std
+    if shape[0] != shape[1] or shape[2] != 3:
+        return _noise(options.images, shape), f"noise, as images are not {shape}", mean, std
+    batches = data.evaluation_batches(
+        source.test,
+        batch_size=min(options.images, 64),
+        image_size=shape[0],
+        augmentation=recipe.augmentation,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    ).unbatch()
+    chosen = [image for image, _ in batches.take(options.images).as_numpy_iterator()]
+    return (
+        np.rint(np.stack(chosen) * 255).astype(np.uint8),
+        f"test images of {source.name}",
+        mean,
+        std,
+    )
+
+
+def _noise(count, shape):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+
+
+def _run(argv):
+    try:
+        main(argv)
+    except ValueError as error:
+        sys.exit(f"irnet_tf.export: {error}")
+
+
+if __name__ == "__main__":
+    from absl import app
+
+    _define_flags()
+    app.run(_run)

@@ -124,11 +124,9 @@ def load(name: str, weights: str | os.PathLike | None = "pretrained", **builder_
         path = Path(weights)
     model = entry.builder(**{**entry.arguments, **builder_arguments})
     if path is not None:
-        trained = weight_files.read_facts(path).get("classes")
-        other_classes = trained is not None and trained != builder_arguments.get(
-            "num_classes", trained
-        )
-        skip = other_classes or not builder_arguments.get("include_top", True)
+        classes = len(weight_files.read_facts(path)["data"]["classes"])
+        skip = builder_arguments.get("num_classes", classes) != classes
+        skip = skip or not builder_arguments.get("include_top", True)
         weight_files.load_weights(model, path, skip_classifier=skip, network=name)
         irnet_tf.set_ede(model, entry.recipe.t_max)
     return model

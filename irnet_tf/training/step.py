@@ -27,17 +27,20 @@ class Metrics(tf.Module):
         super().__init__()
         self.loss = tf.keras.metrics.Mean(name="loss")
         self.accuracy = tf.keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        self.top5 = tf.keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5")
+        self.top5 = tf.keras.metrics.SparseTopKCategoricalAccuracy(
+            5, name="top5", dtype="float32"
+        )  # TensorFlow's in_top_k knows no other type
 
     def update(self, labels, logits, losses):
-        logits = tf.cast(logits, tf.float32)  # in_top_k knows no other type
         self.loss.update_state(losses)
         self.accuracy.update_state(labels, logits)
         self.top5.update_state(labels, logits)
 
     def result(self) -> dict[str, float]:
         """`loss`, and `accuracy` and `top5` as fractions."""
-        return {m.name: float(m.result()) for m in (self.loss, self.accuracy, self.top5)}
+        return {
+            m.name: float(m.total) / float(m.count) for m in (self.loss, self.accuracy, self.top5)
+        }
 
     def reset(self):
         for metric in (self.loss, self.accuracy, self.top5):

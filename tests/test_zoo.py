@@ -1,0 +1,108 @@
+"""The zoo: names, recipes, and what loading says."""
+
+import numpy as np
+import pytest
+import zoo
+
+from irnet_tf.weights import save_weights
+
+DESIGN = {
+    "digits/resnet20_bireal_1w1a",
+    "cifar10/resnet20_bireal_1w1a", "cifar10/resnet20_normal_1w1a",
+    "cifar10/resnet20_normal_1w32a", "cifar10/vgg_small_1w1a", "cifar10/resnet18_normal_1w1a",
+    "imagenet/resnet18_bireal_1w1a", "imagenet/resnet18_normal_1w32a",
+    "imagenet/resnet34_bireal_1w1a", "imagenet/resnet34_normal_1w32a",
+}  # fmt: skip
+
+
+def twin(name):
+    return name.rsplit("_", 1)[0] + "_fp"
+
+
+def test_every_network_of_the_design_and_its_twin_are_there():
+    assert set(zoo.list_models()) == DESIGN | {twin(name) for name in DESIGN}
+
+
+@pytest.mark.parametrize("name", sorted(DESIGN))
+def test_names_say_what_is_built(name):
+    network = name.split("/")[1]
+    bits = {"1w1a": (1, 1), "1w32a": (1, 32)}[network.rsplit("_", 1)[1]]
+    arguments = zoo.info(name).arguments
+    assert (arguments.get("weight_bits", 1), arguments.get("activation_bits", 1)) == bits
+    if "resnet" in network:
+        assert arguments["structure"] == network.split("_")[1]
+        assert arguments["depth"] == int(network.split("_")[0].removeprefix("resnet"))
+    float_arguments = {**arguments, "weight_bits": 32, "activation_bits": 32}
+    assert {**zoo.info(twin(name)).arguments} == float_arguments
+    family = getattr(zoo, name.split("/")[0])
+    assert callable(getattr(family, network))
+
+
+def test_recipes_are_the_published_ones():
+    resnet20 = zoo.info("cifar10/resnet20_bireal_1w1a").recipe
+    assert (resnet20.epochs, resnet20.batch_size, resnet20.learning_rate) == (400, 128, 0.1)
+    assert (resnet20.t_min, resnet20.t_max, resnet20.weight_decay) == (1e-3, 10, 1e-4)
+    assert zoo.info("cifar10/resnet20_normal_1w32a").recipe.t_min == 1e-1
+    vgg = zoo.info("cifar10/vgg_small_1w1a").recipe
+    assert (vgg.epochs, vgg.learning_rate, vgg.t_min) == (300, 0.007, 1e-1)
+    decays = {n: zoo.info(n).recipe.weight_decay for n in DESIGN if n.startswith("imagenet")}
+    assert {n for n, d in decays.items() if d == 1e-5} == {"imagenet/resnet18_bireal_1w1a"}
+    recipe = zoo.info("imagenet/resnet34_normal_1w32a").recipe
+    assert recipe.nesterov and recipe.batch_size == 2048
+    assert recipe.epochs * 1_281_167 / 2048 == pytest.approx(62_500, rel=2e-3)
+
+
+def test_papers_accuracies():
+    top1 = {name: zoo.info(name).paper[0] for name in DESIGN if zoo.info(name).paper}
+    assert top1["cifar10/resnet20_bireal_1w1a"] == 0.865
+    assert zoo.info("imagenet/resnet18_bireal_1w1a").paper == (0.581, 0.800)
+    assert zoo.info("imagenet/resnet34_normal_1w32a").paper == (0.704, 0.895)
+
+
+def test_untrained_networks_say_how_to_train_them():
+    name = "imagenet/resnet34_bireal_1w1a"
+    with pytest.raises(ValueError, match=f"train.py --model={name}.*weights=None"):
+        zoo.load(name)
+    with pytest.raises(ValueError, match=f"train.py --model={name}"):
+        zoo.imagenet.resnet34_bireal_1w1a()
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match="did you mean cifar10/vgg_small_1w1a"):
+        zoo.load("cifar10/vgg_smal_1w1a", None)
+
+
+def test_builder_arguments_go_through():
+    model = zoo.cifar10.resnet20_bireal_1w1a(weights=None, num_classes=4, input_shape=(16, 16, 3))
+    assert model.output_shape == (None, 4) and model.input_shape == (None, 16, 16, 3)
+
+
+def test_weights_from_a_path_and_for_fine_tuning(tmp_path, rng):
+    name = "digits/resnet20_bireal_1w1a"
+    path = tmp_path / "trained.safetensors"
+    trained = zoo.load(name, None)
+    save_weights(trained, path, {"network": name, "data": {"classes": list("0123456789")}})
+    x = rng.standard_normal((4, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(zoo.load(name, path)(x), trained(x))
+    tuned = zoo.load(name, path, num_classes=3)
+    assert tuned.output_shape == (None, 3)
+    np.testing.assert_array_equal(
+        tuned.get_layer("bn2").gamma.numpy(), trained.get_layer("bn2").gamma.numpy()
+    )
+    body, same_body = (
+        zoo.load(name, path, include_top=False),
+        zoo.load(name, None, include_top=False),
+    )
+    assert body.output_shape == (None, 8, 8, 64)
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(body(x), same_body(x))
+    with pytest.raises(ValueError, match="not of 'cifar10/resnet20_bireal_1w1a'"):
+        zoo.load("cifar10/resnet20_bireal_1w1a", path)
+
+
+def test_the_table_lists_every_network(capsys):
+    from zoo.__main__ import main
+
+    main()
+    table = capsys.readouterr().out
+    assert all(name in table for name in zoo.list_models())
