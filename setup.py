@@ -28,6 +28,7 @@ setup(
         "larq==0.14.0",
         "tensorflow-datasets==4.8.3",
         "protobuf>=3.20.3,<3.21",  # what larq-zoo and tensorflow-datasets 4.8 work with
+        "tensorflow-metadata==1.14.*",  # the last for that protobuf: spares pip a long search
         "numpy>=1.26,<2",
         "absl-py",
         "matplotlib",

@@ -11,6 +11,7 @@ and compare the file with the network, bit by bit where they differ.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 from pathlib import Path
 import platform
@@ -28,33 +29,13 @@ TOLERANCE = 1e-4
 """How far logits may be apart, given the same bits; relative to the largest, if that is above 1."""
 
 _CONVERTIBLE = (
-    lq.layers.QuantConv2D,
-    *(SymmetricConv2D, blocks.SymmetricMaxPool2D, blocks.OptionAShortcut, HardTanh),
-    *(
-        getattr(tf.keras.layers, name)
-        for name in [
-            "Activation",
-            "Add",
-            "AveragePooling2D",
-            "BatchNormalization",
-            "Concatenate",
-            "Conv2D",
-            "Dense",
-            "Dropout",
-            "Flatten",
-            "GlobalAveragePooling2D",
-            "GlobalMaxPooling2D",
-            "InputLayer",
-            "MaxPooling2D",
-            "Multiply",
-            "ReLU",
-            "Rescaling",
-            "Reshape",
-            "Softmax",
-            "ZeroPadding2D",
-        ]
-    ),
-)
+    lq.layers.QuantConv2D, SymmetricConv2D, blocks.SymmetricMaxPool2D, blocks.OptionAShortcut,
+    HardTanh, *(getattr(tf.keras.layers, name) for name in (
+        "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
+        "Dense", "Dropout", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "InputLayer",
+        "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape", "Softmax", "ZeroPadding2D",
+    )),
+)  # fmt: skip
 
 
 def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=None) -> bytes:
@@ -105,7 +86,7 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
         `TOLERANCE`.
 
     Raises:
-        ValueError: if the images do not fit the model.
+        ValueError: if the images do not fit the model, or the file has other 1-bit weights.
     """
     images = np.asarray(images)
     expected = np.uint8 if mean is not None else np.float32
@@ -115,7 +96,7 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
             f"{images.dtype} {list(images.shape)}"
         )
     plan = _rewrite(model)
-    network = _copy(model)
+    network = _copy(model, lambda layer, config: type(layer).from_config(config))
     x = images
     if mean is not None:
         scale, offset = _normalisation(model, True, mean, std)
@@ -191,7 +172,7 @@ def export(
         "rewrites": plan.notes,
         "sizes": {"lce": len(file), "float": len(twin)},
         "operations": _operations(model, plan),
-        "operators": _operators(file),
+        "operators": operators(file),
         "comparison": {"images_are": images_are, **compare(model, file, images, **given)},
         "latency": {
             "lce_ms": _median_ms(lambda: ours.predict(one)),
@@ -216,168 +197,172 @@ def export(
 # ---------------------------------------------------------------- what can be converted
 
 
+def _require(condition, message):
+    if not condition:
+        raise ValueError(message)
+
+
+def _readers(model):
+    """From each layer, in the order in which they run, to the layers that read it."""
+    _require(
+        getattr(model, "_is_graph_network", False),
+        f"{model.name!r} is not a functional Keras model, so that its layers cannot be followed; "
+        "build it with tf.keras.Model(inputs, outputs)",
+    )
+    _require(
+        len(model.inputs) == len(model.outputs) == 1,
+        f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; make a "
+        "tf.keras.Model with one of each",
+    )
+    shape = model.input_shape
+    _require(
+        len(shape) == 4 and None not in shape[1:],
+        f"the input {model.inputs[0].node.layer.name!r} has the shape {shape}, but a device needs "
+        "[batch, height, width, channels], all but the first known; build the network with "
+        "input_shape=(height, width, channels) and load the weights into it",
+    )
+    readers = {}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            layer = node.layer
+            _require(
+                type(layer) in _CONVERTIBLE,
+                f"layer {layer.name!r} is a {type(layer).__name__}, which is not known to convert "
+                "rightly; use layers as in irnet_tf.models, and do what it does outside the model",
+            )
+            _require(
+                layer not in readers,
+                f"layer {layer.name!r} is used more than once; make a layer for every use",
+            )
+            readers[layer] = []
+            for parent in node.parent_nodes:
+                readers[parent.layer].append(layer)
+    return readers
+
+
+def _kind_of(layer, kernel):
+    """What of a convolution is 1-bit: `"both"`, `"weights"`, `"inputs"` or None."""
+    weights, inputs = layer.kernel_quantizer is not None, layer.input_quantizer is not None
+    if inputs:
+        probe = layer.input_quantizer(tf.constant([-2.0, -0.5, 0.0, 0.5, 2.0]))
+        _require(
+            np.array_equal(probe, [-1, -1, 1, 1, 1]),
+            f"layer {layer.name!r} quantizes its input to something other than a sign, which Larq "
+            "Compute Engine has no operator for; use ede_sign, ste_sign or approx_sign",
+        )
+    if weights:
+        _require(
+            (np.abs(kernel) == np.abs(kernel[:1, :1, :1])).all() and kernel.all(),
+            f"layer {layer.name!r} has quantized weights of more than one magnitude, or zeros, in "
+            "an output channel, which is not 1-bit; use libra_pb, ste_sign or magnitude_aware_sign",
+        )
+    if weights and inputs:
+        _require(
+            not isinstance(layer, SymmetricConv2D) or layer.strides == (1, 1),
+            f"layer {layer.name!r} is a 1-bit convolution of stride {layer.strides[0]} with "
+            'padding="symmetric", which Larq Compute Engine does not have; build and train the '
+            'network with padding="same"',
+        )
+        _require(
+            layer.groups == 1 and layer.data_format == "channels_last",
+            f"layer {layer.name!r} is a 1-bit convolution with groups={layer.groups} and "
+            f"data_format={layer.data_format!r}; use groups=1 and 'channels_last'",
+        )
+        _check_span(layer)
+        return "both"
+    return "weights" if weights else "inputs" if inputs else None
+
+
+def _check_span(layer):
+    """Larq's fast kernels compute the zero padding wrongly if it lies on both sides at once."""
+    sides = layer.input_shape[1:3]
+    spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate)]
+    _require(
+        layer.padding != "same" or all(side >= span for side, span in zip(sides, spans)),
+        f"layer {layer.name!r} gets {sides[0]}x{sides[1]} pixels, fewer than the "
+        f"{spans[0]}x{spans[1]} of its kernel, which Larq Compute Engine computes wrongly; build "
+        "the network with a larger input_shape",
+    )
+
+
+def _normalisation(model, uint8_input, mean, std):
+    """None, or (scale, offset) with `x * scale + offset = (x / 255 - mean) / std`."""
+    if not uint8_input:
+        _require(mean is None and std is None, "mean and std are for uint8_input=True; set it")
+        return None
+    _require(
+        mean is not None and std is not None,
+        "uint8_input=True needs the mean and std that the network was trained with, of images "
+        "between 0 and 1, such as mean=irnet_tf.data.load(...).mean",
+    )
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    channels = model.input_shape[-1]
+    for name, value in (("mean", mean), ("std", std)):
+        _require(
+            value.shape in ((), (1,), (channels,)) and np.isfinite(value).all(),
+            f"{name} must be one number or {channels}, one a channel, got {value}",
+        )
+    _require((std > 0).all(), f"std must be above 0, got {std}")
+    return [
+        np.broadcast_to(value, channels).astype(np.float32)
+        for value in (1 / (255 * std), -mean / std)
+    ]
+
+
+# ---------------------------------------------------------------- rewriting
+
+
+@dataclasses.dataclass
 class _Plan:
     """A float32 copy of the network in the form that Larq fuses, and what was done to it.
 
     Attributes:
-        model: the copy, of batch 1; its weights are quantized, its quantizers gone.
+        model: the copy, of batch 1; its weights are quantized, its kernel quantizers gone.
         binary: names of the 1-bit convolutions.
         packable: how many convolutions have 1-bit weights and float inputs.
         negated: from a 1-bit convolution to the input channels `[channels]` of the other sign.
         notes: what was done, one sentence each.
     """
 
-    def __init__(self):
-        self.binary, self.packable, self.negated, self.notes = [], 0, {}, []
+    binary: list[str]
+    packable: int
+    negated: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    model: tf.keras.Model = None
 
 
-def _graph(model):
-    """From each layer to the layers that read it, in the order in which they run.
-
-    Raises ValueError unless it is one that can be converted.
-    """
-    if not getattr(model, "_is_graph_network", False):
-        raise ValueError(
-            f"{model.name!r} is not a functional Keras model, so that its layers cannot be "
-            "followed; build it with tf.keras.Model(inputs, outputs)"
-        )
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; only "
-            "networks with one of each are converted: make a tf.keras.Model of one"
-        )
-    shape = model.input_shape
-    if len(shape) != 4 or None in shape[1:]:
-        raise ValueError(
-            f"the input {model.inputs[0].node.layer.name!r} has the shape {shape}, but a device "
-            "needs [batch, height, width, channels] with known height, width and channels; build "
-            "the network with input_shape=(height, width, channels) and load the weights into it"
-        )
-    nodes = [
-        node for depth in sorted(model._nodes_by_depth) for node in model._nodes_by_depth[depth]
-    ]
-    readers = {}
-    for node in reversed(nodes):
-        layer = node.layer
-        if type(layer) not in _CONVERTIBLE:
-            raise ValueError(
-                f"layer {layer.name!r} is a {type(layer).__name__}, which is not known to be "
-                "converted rightly; build the network of the layers that irnet_tf.models uses, "
-                "and do what that layer does before or behind the model"
-            )
-        if layer in readers:
-            raise ValueError(
-                f"layer {layer.name!r} is used more than once; make a layer for every use"
-            )
-        readers[layer] = []
-        for parent in node.parent_nodes:
-            readers[parent.layer].append(layer)
-    return readers
-
-
-def _check_weights(layer, kernel):
-    """Whether a convolution is 1-bit: `"both"`, `"weights"`, `"inputs"` or None."""
-    quantizers = getattr(layer, "kernel_quantizer", None), getattr(layer, "input_quantizer", None)
-    if quantizers == (None, None):
-        return None
-    quantizes_weights, quantizes_inputs = (quantizer is not None for quantizer in quantizers)
-    if quantizes_inputs:
-        probe = tf.constant([-2.0, -0.5, 0.0, 0.5, 2.0])
-        if not np.array_equal(layer.input_quantizer(probe), [-1, -1, 1, 1, 1]):
-            raise ValueError(
-                f"layer {layer.name!r} quantizes its input to something other than a sign, which "
-                "Larq Compute Engine has no operator for; use ede_sign, ste_sign, approx_sign or "
-                "swish_sign as input_quantizer"
-            )
-    if quantizes_weights:
-        magnitudes = np.abs(kernel)
-        if not (magnitudes == magnitudes[:1, :1, :1]).all() or not magnitudes.all():
-            raise ValueError(
-                f"layer {layer.name!r} has quantized weights of more than one magnitude, or zeros, "
-                "in an output channel, which is not 1-bit; use libra_pb, ste_sign or "
-                "magnitude_aware_sign as kernel_quantizer"
-            )
-    if quantizes_weights and quantizes_inputs:
-        if isinstance(layer, SymmetricConv2D) and max(layer.strides) > 1:
-            raise ValueError(
-                f"layer {layer.name!r} is a 1-bit convolution of stride {layer.strides[0]} with "
-                'padding="symmetric", which Larq Compute Engine does not have; build and train the '
-                'network with padding="same"'
-            )
-        if layer.groups != 1 or layer.data_format != "channels_last":
-            raise ValueError(
-                f"layer {layer.name!r} is a 1-bit convolution with groups={layer.groups} and "
-                f"data_format={layer.data_format!r}; only groups=1 and 'channels_last' become "
-                "1-bit operators"
-            )
-        return "both"
-    return "weights" if quantizes_weights else "inputs"
-
-
-def _normalisation(model, uint8_input, mean, std):
-    """None, or (scale, offset) with `x * scale + offset == (x / 255 - mean) / std`."""
-    if not uint8_input:
-        if mean is not None or std is not None:
-            raise ValueError("mean and std are for uint8_input=True; leave them out, or set it")
-        return None
-    channels = model.input_shape[-1]
-    if mean is None or std is None:
-        raise ValueError(
-            "uint8_input=True needs the mean and std that the network was trained with, of images "
-            "between 0 and 1, such as mean=irnet_tf.data.load(...).mean"
-        )
-    mean, std = (np.asarray(value, np.float64) for value in (mean, std))
-    for name, value in (("mean", mean), ("std", std)):
-        if value.shape not in ((), (1,), (channels,)) or not np.isfinite(value).all():
-            raise ValueError(f"{name} must be one number or {channels}, one a channel, got {value}")
-    if not (std > 0).all():
-        raise ValueError(f"std must be above 0, got {std}")
-    scale, offset = np.broadcast_to(1 / (255 * std), channels), -mean / std
-    return scale.astype(np.float32), np.broadcast_to(offset, channels).astype(np.float32)
-
-
-# ---------------------------------------------------------------- rewriting
-
-
-def _copy(model, make=None, weights=None, batch_size=None):
-    """A float32 copy. `make(layer, config)` may give another layer; `weights` by name."""
+def _copy(model, make, weights=None, batch_size=None):
+    """A float32 copy of layers `make(layer, config)`; weights by name, the same by default."""
+    weights = weights or {layer.name: layer.get_weights() for layer in model.layers}
 
     def clone(layer):
-        config = {**layer.get_config(), "dtype": "float32"}
-        return (make and make(layer, config)) or type(layer).from_config(config)
+        return make(layer, {**layer.get_config(), "dtype": "float32"})
 
     images = tf.keras.Input(model.input_shape[1:], batch_size, "images", "float32")
     with blocks._without_starvation_warning():
         copy = tf.keras.models.clone_model(model, images, clone_function=clone)
     for layer in copy.layers:
         if layer.weights:
-            layer.set_weights((weights or {}).get(layer.name) or _latent(model, layer.name))
+            layer.set_weights(weights[layer.name])
     return copy
-
-
-def _latent(model, name):
-    return model.get_layer(name).get_weights()
-
-
-def _quantized(layer):
-    with lq.context.quantized_scope(True):
-        return layer.get_weights()
 
 
 def _rewrite(model) -> _Plan:
     """Check that the network can be converted, and bring it into the form that Larq fuses."""
-    readers = _graph(model)
-    plan, kinds, weights = _Plan(), {}, {}
+    readers, kinds = _readers(model), {}
+    with lq.context.quantized_scope(True):
+        weights = {layer.name: layer.get_weights() for layer in readers}
     for layer in readers:
-        if not layer.weights:
-            continue
-        weights[layer.name] = values = _quantized(layer)
-        if not all(np.isfinite(value).all() for value in values):
-            raise ValueError(f"layer {layer.name!r} has weights that are not finite; train it anew")
+        _require(
+            all(np.isfinite(value).all() for value in weights[layer.name]),
+            f"layer {layer.name!r} has weights that are not finite; train it anew",
+        )
         if isinstance(layer, lq.layers.QuantConv2D):
-            kinds[layer] = _check_weights(layer, values[0])
-    plan.binary = [layer.name for layer, kind in kinds.items() if kind == "both"]
-    plan.packable = sum(kind == "weights" for kind in kinds.values())
+            kinds[layer] = _kind_of(layer, weights[layer.name][0])
+    plan = _Plan(
+        [layer.name for layer, kind in kinds.items() if kind == "both"],
+        sum(kind == "weights" for kind in kinds.values()),
+    )
     if plan.packable:
         plan.notes.append(
             f"{plan.packable} convolutions have 1-bit weights and float inputs: they stay float "
@@ -386,117 +371,125 @@ def _rewrite(model) -> _Plan:
         )
     inputs_only = [layer.name for layer, kind in kinds.items() if kind == "inputs"]
     if inputs_only:
-        plan.notes.append(f"float weights keep 1-bit inputs from being of use: {inputs_only}")
+        plan.notes.append(f"stay float, as their weights are: {', '.join(inputs_only)}")
 
-    def sole_reader(layer):
-        return readers[layer][0] if len(readers[layer]) == 1 else None
-
-    dropped = {
+    dropped = [
         layer
-        for layer in readers
+        for layer, others in readers.items()
         if type(layer) is HardTanh
-        and readers[layer]
-        and all(kinds.get(reader) in ("both", "inputs") for reader in readers[layer])
-    }
+        and others
+        and all(kinds.get(reader) in ("both", "inputs") for reader in others)
+    ]
     if dropped:
         plan.notes.append(
             f"left out {len(dropped)} Hardtanh that only signs read, as sign(Hardtanh(x)) = "
             f"sign(x): {', '.join(layer.name for layer in dropped)}"
         )
-
-    swapped = {}
-    for conv in (layer for layer, kind in kinds.items() if kind == "both"):
-        pool = sole_reader(conv)
-        norm = pool and sole_reader(pool)
-        if (
-            type(pool) is not tf.keras.layers.MaxPooling2D
-            or type(norm) is not tf.keras.layers.BatchNormalization
-            or conv.use_bias
-            or conv.activation is not tf.keras.activations.linear
-        ):
-            continue
-        reader = sole_reader(norm)
-        if type(reader) is HardTanh:
-            reader = sole_reader(reader)
-        if kinds.get(reader) == "both":
-            weights[norm.name], negative = _thresholds(conv, norm, weights[conv.name][0])
-            plan.negated[reader.name] = negative
-            weights[reader.name][0][:, :, negative] *= -1
-            how = f"as thresholds between the sums that {conv.name} can have"
-        else:
-            weights[norm.name], negative = _rising(norm)
-            dense = sole_reader(reader) if type(reader) is tf.keras.layers.Flatten else None
-            if negative.any() and type(dense) is not tf.keras.layers.Dense:
-                plan.notes.append(
-                    f"{norm.name} stays behind {pool.name}: {negative.sum()} of its channels fall, "
-                    "and no linear layer follows that could take their sign"
-                )
-                weights[norm.name] = _quantized(norm)
-                continue
-            if negative.any():
-                weights[dense.name][0].reshape(-1, len(negative), dense.units)[:, negative] *= -1
-            how = "as it is"
-            reader = dense or reader
-        swapped[pool], swapped[norm] = norm, pool
-        plan.notes.append(
-            f"moved {norm.name} in front of {pool.name}, {how}"
-            + (f", {negative.sum()} channels negated until {reader.name}" if negative.any() else "")
-        )
+    swapped = _move_pools(plan, readers, kinds, weights)
 
     def make(layer, config):
-        layer = swapped.get(layer, layer)
-        config = {**layer.get_config(), "dtype": "float32"}
         if layer in dropped:
             return tf.keras.layers.Activation("linear", name=layer.name, dtype="float32")
-        if layer in swapped and type(layer) is tf.keras.layers.BatchNormalization:
-            config.update(scale=True, center=True)
+        if layer in swapped:
+            layer = swapped[layer]
+            config = {**layer.get_config(), "dtype": "float32"}
+            if type(layer) is tf.keras.layers.BatchNormalization:
+                config.update(scale=True, center=True)
         if layer in kinds:
-            config["kernel_quantizer"] = None
-            config["input_quantizer"] = "ste_sign" if kinds[layer] in ("both", "inputs") else None
+            sign = "ste_sign" if kinds[layer] in ("both", "inputs") else None
+            config.update(kernel_quantizer=None, input_quantizer=sign)
         return type(layer).from_config(config)
 
     plan.model = _copy(model, make, weights, batch_size=1)
     return plan
 
 
-def _norm(norm):
-    """(gamma, beta, mean, variance) of a batch norm, in float64."""
-    mean, variance = (
-        v.numpy().astype(np.float64) for v in (norm.moving_mean, norm.moving_variance)
-    )
-    gamma = np.ones_like(mean) if norm.gamma is None else norm.gamma.numpy().astype(np.float64)
-    beta = np.zeros_like(mean) if norm.beta is None else norm.beta.numpy().astype(np.float64)
-    return gamma, beta, mean, variance
+def _move_pools(plan, readers, kinds, weights):
+    """Max poolings between a 1-bit convolution and its batch norm change places with the norm.
+
+    Pooling commutes with what rises. Channels that fall are negated: `a * max(x) + b` is
+    `-max(-(a * x + b))`. The next convolution or dense layer, to which only Hardtanh or a sign
+    lead, takes the sign into its weights.
+
+    Returns:
+        From each layer that moves to the one whose place it takes; `weights` are changed.
+    """
+    swapped = {}
+
+    def next_of(layer, kind=tf.keras.layers.Layer):
+        others = readers.get(layer, [])
+        return others[0] if len(others) == 1 and isinstance(others[0], kind) else None
+
+    for conv in (layer for layer, kind in kinds.items() if kind == "both"):
+        pool = next_of(conv, tf.keras.layers.MaxPooling2D)
+        norm = next_of(pool, tf.keras.layers.BatchNormalization)
+        if not norm or conv.use_bias or conv.activation is not tf.keras.activations.linear:
+            continue
+        reader = next_of(norm)
+        reader = next_of(reader) if type(reader) is HardTanh else reader
+        if kinds.get(reader) == "both":
+            moved, negative = _thresholds(norm, weights[conv.name][0])
+            plan.negated[reader.name] = negative
+            weights[reader.name][0][:, :, negative] *= -1
+        else:
+            moved, negative = _rising(norm)
+            flat = reader if isinstance(reader, tf.keras.layers.Flatten) else None
+            reader = next_of(flat, tf.keras.layers.Dense)
+            if negative.any() and not reader:
+                plan.notes.append(
+                    f"{norm.name} stays behind {pool.name}: {negative.sum()} of its channels fall, "
+                    "and no layer follows that could take their sign into its weights"
+                )
+                continue
+            if negative.any():
+                rows = weights[reader.name][0].reshape(-1, len(negative), reader.units)
+                rows[:, negative] *= -1
+        weights[norm.name] = moved
+        swapped[pool], swapped[norm] = norm, pool
+        until = f", {negative.sum()} channels negated until {reader.name}" if negative.any() else ""
+        plan.notes.append(f"moved {norm.name} in front of {pool.name}{until}")
+    return swapped
 
 
-def _thresholds(conv, norm, kernel):
+def _thresholds(norm, kernel):
     """Batch-norm weights whose sign, through a max pooling, is that of the norm behind it.
 
-    The convolution gives `scale * m` with integers m, and `a * scale * m + b >= 0` is `m >= t` or,
-    where a is negative, `m <= t`. Pooling keeps the largest m. So the norm becomes `m > t'` with
-    t' half-way between two integers; where a is negative that is the opposite bit. At a tie too,
-    which negating the norm would not give, as sign(0) = +1.
+    A 1-bit convolution gives integers m times its weights' magnitude. So the norm becomes
+    `m > t`, t half-way between the integers where its sign changes, as TensorFlow computes it.
+    Channels that fall get the opposite sign, at a tie too; negating alone would not give that,
+    as sign(0) = +1.
+
+    Returns:
+        `([gamma, beta, mean, variance], negated channels)`.
     """
-    gamma, beta, mean, variance = _norm(norm)
-    a = gamma / np.sqrt(variance + norm.epsilon)
-    b = beta - mean * a
-    scale = np.abs(kernel[0, 0, 0].astype(np.float64))
-    most = np.prod(kernel.shape[:3]) + 1.0
-    flat, negative = a == 0, a < 0
-    t = np.clip(-b / np.where(flat, 1, a * scale), -most, most)
-    threshold = np.where(negative, np.floor(t) + 0.5, np.ceil(t) - 0.5)
-    always = np.where(b >= 0, 1.0, -1.0)
-    weights = [~flat, always * flat, scale * threshold, np.ones_like(a)]
-    return [value.astype(np.float32) for value in weights], negative
+    magnitude = np.abs(kernel[0, 0, 0]).astype(np.float32)
+    most = int(np.prod(kernel.shape[:3]))
+    sums = np.arange(-most, most + 1, dtype=np.float32)[:, None, None, None] * magnitude
+    gamma, beta, mean, variance = _norm_weights(norm)
+    values, *_ = tf.compat.v1.nn.fused_batch_norm(
+        sums, gamma, beta, mean, variance, norm.epsilon, is_training=False
+    )
+    positive = values.numpy()[:, 0, 0] >= 0
+    negated = positive[0] & ~positive[-1]
+    threshold = (positive == negated).sum(0) - most - 0.5
+    ones = np.ones_like(magnitude)
+    return [ones, 0 * ones, (magnitude * threshold).astype(np.float32), ones], negated
 
 
 def _rising(norm):
-    """Batch-norm weights with the channels negated that fall; they then commute with a maximum."""
-    gamma, beta, mean, variance = _norm(norm)
-    negative = gamma < 0
-    sign = np.where(negative, -1, 1)
-    weights = [sign * gamma, sign * beta, mean, variance]
-    return [value.astype(np.float32) for value in weights], negative
+    """Batch-norm weights with the channels negated that fall; returns as `_thresholds`."""
+    gamma, beta, mean, variance = _norm_weights(norm)
+    sign = np.where(gamma < 0, -1, 1).astype(np.float32)
+    return [sign * gamma, sign * beta, mean, variance], gamma < 0
+
+
+def _norm_weights(norm):
+    mean, variance = (
+        v.numpy().astype(np.float32) for v in (norm.moving_mean, norm.moving_variance)
+    )
+    gamma = norm.gamma.numpy().astype(np.float32) if norm.scale else np.ones_like(mean)
+    beta = norm.beta.numpy().astype(np.float32) if norm.center else np.zeros_like(mean)
+    return gamma, beta, mean, variance
 
 
 # ---------------------------------------------------------------- converting
@@ -534,11 +527,11 @@ def _convert(plan, normalisation) -> bytes:
         file = lce.convert_saved_model(folder)
     if plan.packable:
         file = _pack_weights(file)
-    found = _operators(file)["LceBconv2d"]
+    found = operators(file)["LceBconv2d"]
     if found != len(plan.binary):
         raise ValueError(
             f"{len(plan.binary)} convolutions of {plan.model.name!r} are 1-bit, but {found} became "
-            f"LceBconv2d, the others stayed float; operators: {dict(_operators(file))}"
+            f"LceBconv2d, the others stayed float; operators: {dict(operators(file))}"
         )
     return file
 
@@ -571,7 +564,8 @@ def _kind(flat, operator) -> str:
     return next(k for k, v in vars(tflite_schema.BuiltinOperator).items() if v == number)
 
 
-def _operators(file) -> collections.Counter:
+def operators(file: bytes) -> collections.Counter:
+    """How many operators of each kind a TFLite file has, by the names of its format."""
     flat = _parse(file)
     return collections.Counter(_kind(flat, op) for op in flat.subgraphs[0].operators)
 
@@ -672,8 +666,13 @@ def _bits(plan, file, image):
     tensors = {}
     for op in graph.operators:
         if _kind(flat, op) == "LceBconv2d":
-            words = flat.buffers[graph.tensors[op.inputs[1]].buffer].data
-            tensors[owners[words.tobytes()]] = op.inputs[0]
+            words = flat.buffers[graph.tensors[op.inputs[1]].buffer].data.tobytes()
+            _require(
+                words in owners,
+                f"the file has 1-bit weights that {plan.model.name!r} does not have, so it was "
+                "made of another network; make it anew with to_lce",
+            )
+            tensors[owners[words]] = op.inputs[0]
     graph.outputs = np.concatenate([graph.outputs, list(tensors.values())]).astype(np.int32)
     flat.signatureDefs = []  # they name the one output
     values = _interpreter(util._convert_model_from_object_to_bytearray(flat)).predict(image)
@@ -759,10 +758,10 @@ def report_text(report: dict) -> str:
     lines += [
         "  equal" if seen["equal"] else "  NOT EQUAL",
         "",
-        f"latency    {latency['lce_ms']:.2f} ms in Larq's interpreter, {latency['float_ms']:.2f} ms "
-        f"for float in TensorFlow Lite's ({latency['machine']}, median)",
-        "           Larq's kernels are tuned for 64-bit ARM; on x86 plain reference code runs, "
-        "which says nothing of a device: measure there.",
+        f"latency    {latency['lce_ms']:.2f} ms in Larq's interpreter, float "
+        f"{latency['float_ms']:.2f} ms in TensorFlow Lite's ({latency['machine']}, median)",
+        "           Larq's kernels are tuned for 64-bit ARM and not for x86, where portable code "
+        "runs: what is measured on x86 says nothing of a device.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -816,9 +815,8 @@ def _define_flags():
 def main(argv):
     """`python -m irnet_tf.export`; the flags are in `--help`."""
     from absl import flags
-
-    import zoo
     from irnet_tf.weights import read_facts
+    import zoo
 
     if len(argv) > 1:
         raise ValueError(f"did not understand {' '.join(argv[1:])}; flags begin with --")
@@ -827,7 +825,7 @@ def main(argv):
     weights = None if options.weights == "none" else options.weights
     arguments = {"num_classes": options.num_classes}
     if options.num_classes is None and weights not in (None, "pretrained"):
-        arguments["num_classes"] = read_facts(weights).get("classes")
+        arguments["num_classes"] = len(read_facts(weights)["data"]["classes"])
     if options.input_shape is not None:
         arguments["input_shape"] = tuple(int(side) for side in options.input_shape)
     arguments = {name: value for name, value in arguments.items() if value is not None}
