@@ -19,6 +19,7 @@ setup(
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
     package_data={"zoo": ["weights/*.safetensors", "results/**/*"]},
     python_requires=">=3.10,<3.13",
@@ -46,7 +47,6 @@ setup(
         "dev": [*deploy, "build", "pre-commit", "pytest", "pytest-timeout", "ruff==0.17.*"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

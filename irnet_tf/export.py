@@ -20,7 +20,6 @@ import tempfile
 import time
 
 from irnet_tf import layers as blocks
-from irnet_tf.layers import HardTanh, SymmetricConv2D
 import larq as lq
 import numpy as np
 import tensorflow as tf
@@ -28,12 +27,13 @@ import tensorflow as tf
 TOLERANCE = 1e-4
 """How far logits may be apart, given the same bits; relative to the largest, if that is above 1."""
 
+# Not ZeroPadding2D: Larq's converter may make padding="same" of it, which pads the other side.
 _CONVERTIBLE = (
-    lq.layers.QuantConv2D, SymmetricConv2D, blocks.SymmetricMaxPool2D, blocks.OptionAShortcut,
-    HardTanh, *(getattr(tf.keras.layers, name) for name in (
+    lq.layers.QuantConv2D, blocks.OptionAShortcut, blocks.HardTanh,
+    *(getattr(tf.keras.layers, name) for name in (
         "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D",
         "Dense", "Dropout", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "InputLayer",
-        "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape", "Softmax", "ZeroPadding2D",
+        "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape", "Softmax",
     )),
 )  # fmt: skip
 
@@ -90,19 +90,19 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
     """
     images = np.asarray(images)
     expected = np.uint8 if mean is not None else np.float32
-    if images.ndim != 4 or images.shape[1:] != model.input_shape[1:] or images.dtype != expected:
-        raise ValueError(
-            f"images must be {np.dtype(expected)} [n, {str(model.input_shape[1:])[1:-1]}], got "
-            f"{images.dtype} {list(images.shape)}"
-        )
+    _require(
+        images.dtype == expected and images.shape[1:] == model.input_shape[1:] and len(images),
+        f"images must be {np.dtype(expected)} [n, {str(model.input_shape[1:])[1:-1]}], got "
+        f"{images.dtype} {list(images.shape)}; files of uint8_input need mean and std here too",
+    )
     plan = _rewrite(model)
     network = _copy(model, lambda layer, config: type(layer).from_config(config))
     x = images
     if mean is not None:
         scale, offset = _normalisation(model, True, mean, std)
         x = images * scale + offset
-    ours = network.predict(x, batch_size=16, verbose=0)
-    theirs = _interpreter(file).predict(images)
+    ours = network.predict(x, batch_size=16, verbose=0).reshape(len(images), -1)
+    theirs = _interpreter(file).predict(images).reshape(len(images), -1)
     limit = TOLERANCE * max(1.0, float(np.abs(ours).max()))
 
     difference = np.abs(ours - theirs).max(1)
@@ -112,7 +112,7 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
     for i in traced:
         bits = _bits(plan, file, images[i : i + 1])
         logits, flipped = _run_with_bits(network, x[i : i + 1], bits)
-        given_bits[i] = np.abs(logits - theirs[i]).max()
+        given_bits[i] = np.abs(logits.ravel() - theirs[i]).max()
         flips += flipped
     largest_flipped = max(size for _, size in flips)
     return {
@@ -153,8 +153,8 @@ def export(
         `compare`), `latency` (milliseconds an image, median, one thread, on this machine).
 
     Raises:
-        ValueError: as of `to_lce`; or, once everything is written, if the file and the network
-            are not equal (see `compare`).
+        ValueError: as of `to_lce` and `compare`; or, once the reports are written, if the file and
+            the network are not equal. The file is not written then.
     """
     output = Path(output)
     plan = _rewrite(model)
@@ -183,14 +183,15 @@ def export(
     if paper_bytes:
         report["sizes"]["paper"] = paper_bytes
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(file)
     (output.parent / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (output.parent / "report.txt").write_text(report_text(report))
     _plot(report, output.parent / "report.png")
-    if not report["comparison"]["equal"]:
-        raise ValueError(
-            f"{output} and the network {model.name!r} are not equal:\n{report_text(report)}"
-        )
+    _require(
+        report["comparison"]["equal"],
+        f"{output} would not be equal to the network {model.name!r} and is not written; please "
+        f"report this with the network:\n{report_text(report)}",
+    )
+    output.write_bytes(file)
     return report
 
 
@@ -226,6 +227,12 @@ def _readers(model):
         for node in model._nodes_by_depth[depth]:
             layer = node.layer
             _require(
+                not isinstance(layer, (blocks.SymmetricConv2D, blocks.SymmetricMaxPool2D)),
+                f'layer {layer.name!r} has padding="symmetric", which Larq Compute Engine does '
+                "not have and its converter gets wrong; build and train the network with "
+                'padding="same"',
+            )
+            _require(
                 type(layer) in _CONVERTIBLE,
                 f"layer {layer.name!r} is a {type(layer).__name__}, which is not known to convert "
                 "rightly; use layers as in irnet_tf.models, and do what it does outside the model",
@@ -257,12 +264,6 @@ def _kind_of(layer, kernel):
             "an output channel, which is not 1-bit; use libra_pb, ste_sign or magnitude_aware_sign",
         )
     if weights and inputs:
-        _require(
-            not isinstance(layer, SymmetricConv2D) or layer.strides == (1, 1),
-            f"layer {layer.name!r} is a 1-bit convolution of stride {layer.strides[0]} with "
-            'padding="symmetric", which Larq Compute Engine does not have; build and train the '
-            'network with padding="same"',
-        )
         _require(
             layer.groups == 1 and layer.data_format == "channels_last",
             f"layer {layer.name!r} is a 1-bit convolution with groups={layer.groups} and "
@@ -376,7 +377,7 @@ def _rewrite(model) -> _Plan:
     dropped = [
         layer
         for layer, others in readers.items()
-        if type(layer) is HardTanh
+        if type(layer) is blocks.HardTanh
         and others
         and all(kinds.get(reader) in ("both", "inputs") for reader in others)
     ]
@@ -426,7 +427,7 @@ def _move_pools(plan, readers, kinds, weights):
         if not norm or conv.use_bias or conv.activation is not tf.keras.activations.linear:
             continue
         reader = next_of(norm)
-        reader = next_of(reader) if type(reader) is HardTanh else reader
+        reader = next_of(reader) if type(reader) is blocks.HardTanh else reader
         if kinds.get(reader) == "both":
             moved, negative = _thresholds(norm, weights[conv.name][0])
             plan.negated[reader.name] = negative
@@ -528,11 +529,12 @@ def _convert(plan, normalisation) -> bytes:
     if plan.packable:
         file = _pack_weights(file)
     found = operators(file)["LceBconv2d"]
-    if found != len(plan.binary):
-        raise ValueError(
-            f"{len(plan.binary)} convolutions of {plan.model.name!r} are 1-bit, but {found} became "
-            f"LceBconv2d, the others stayed float; operators: {dict(operators(file))}"
-        )
+    _require(
+        found == len(plan.binary),
+        f"{len(plan.binary)} convolutions of {plan.model.name!r} are 1-bit, but {found} became "
+        f"LceBconv2d, the others stayed float; please report this with the network. Operators: "
+        f"{dict(operators(file))}",
+    )
     return file
 
 
@@ -885,7 +887,7 @@ def _noise(count, shape):
 def _run(argv):
     try:
         main(argv)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"irnet_tf.export: {error}")
 
 

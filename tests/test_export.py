@@ -281,18 +281,33 @@ def test_bits_that_rounding_flips_are_found_and_explained():
 
 
 def test_a_file_of_other_weights_is_not_equal():
-    model = cifar_resnet(20)
+    inputs = tf.keras.Input((8, 8, 32))
+    x = inputs
+    for i in (1, 2):
+        x = lq.layers.QuantConv2D(
+            32, 3, padding="same", use_bias=False, kernel_quantizer="libra_pb",
+            input_quantizer="ede_sign", name=f"conv{i}",
+        )(x)  # fmt: skip
+        x = tf.keras.layers.BatchNormalization(name=f"norm{i}")(x)
+    x = tf.keras.layers.GlobalAveragePooling2D()(x)
+    model = tf.keras.Model(inputs, tf.keras.layers.Dense(10, name="linear")(x))
     images = noise(model, 4)
     calibrated(model, images)
     file = export.to_lce(model)
     assert export.compare(model, file, images)["equal"]
-    for name in ("layer2.1.bn2", "linear"):
-        layer = model.get_layer(name)
-        before = layer.get_weights()
-        layer.set_weights([1.01 * before[0], *before[1:]])
-        assert not export.compare(model, file, images)["equal"]
-        layer.set_weights(before)
-    kernel = model.get_layer("layer2.1.conv1").kernel.latent_variable
+
+    norm, linear = model.get_layer("norm1"), model.get_layer("linear")
+    for variable, change in ((norm.beta, 0.01), (linear.bias, 0.001), (linear.bias, np.nan)):
+        before = variable.numpy()
+        variable.assign(before + change)
+        if np.isfinite(change):
+            assert not export.compare(model, file, images)["equal"]
+        else:
+            with pytest.raises(ValueError, match="'linear' has weights that are not finite"):
+                export.compare(model, file, images)
+        variable.assign(before)
+
+    kernel = model.get_layer("conv2").kernel.latent_variable
     kernel.assign(-kernel)
     with pytest.raises(ValueError, match="made of another network"):
         export.compare(model, file, images)
@@ -334,7 +349,8 @@ def not_finite():
     [
         (lambda: cifar_resnet(20, input_shape=(None, None, 3)), "'images' .* input_shape="),
         (lambda: cifar_resnet(20, padding="symmetric"), r"'layer2.0.conv1' .* padding=\"same\""),
-        (lambda: resnet(18, padding="symmetric"), r"'layer2.0.conv1' .* padding=\"same\""),
+        (lambda: resnet(18, padding="symmetric"), r"'conv1' .* padding=\"same\""),
+        (lambda: cifar_resnet(20, **_32A, padding="symmetric"), r"'layer2.0.conv1' .* padding="),
         (lambda: cifar_resnet(20, input_shape=(8, 8, 3)), "'layer3.0.conv2' gets 2x2 .* larger"),
         (foreign_layer, "'wave' is a Lambda"),
         (shared_layer, "'twice' is used more than once"),
@@ -381,10 +397,12 @@ def run(*flags):
 def test_command_line(tmp_path):
     model = cifar_resnet(20, num_classes=5)
     calibrated(model, noise(model))
-    save_weights(model, tmp_path / "mine.safetensors", {"data": {"classes": list("abcde")}})
+    name = "digits/resnet20_bireal_1w1a"
+    facts = {"network": name, "data": {"classes": list("abcde")}}
+    save_weights(model, tmp_path / "mine.safetensors", facts)
     output = tmp_path / "device" / "net.tflite"
     process = run(
-        "--model=digits/resnet20_bireal_1w1a",
+        f"--model={name}",
         f"--weights={tmp_path / 'mine.safetensors'}",
         f"--output={output}",
         "--uint8_input",

@@ -344,3 +344,45 @@ def test_bad_flags_get_one_clear_line(tmp_path, flags, message):
     last = process.stderr.strip().splitlines()[-1]
     assert message in last and "Traceback" not in process.stderr
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+_MIRRORED = """
+import sys
+import irnet_tf, numpy as np, tensorflow as tf
+from irnet_tf import data, training
+from irnet_tf.models import cifar_resnet
+from tests.test_training import RECIPE, tiny_data, tiny_network
+
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+models = []
+def build():
+    models.append(tiny_network())
+    return models[-1]
+result = training.train(
+    build, tiny_data(), RECIPE, sys.argv[1], network="tiny", strategy=strategy
+)
+for variable in models[0].trainable_variables:
+    first, second = [v.numpy() for v in variable.values]
+    np.testing.assert_array_equal(first, second)
+assert {float(m.t.numpy()) for m in models[0].submodules if hasattr(m, "t")} == {1.0}
+"""
+
+
+def test_two_replicas_stay_equal(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", _MIRRORED, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert len(RunFolder(tmp_path).read_rows(9)) == 2
+
+
+def test_a_cluster_is_refused_for_now(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(ValueError, match="unset TF_CONFIG"):
+        training.make_strategy("auto")

@@ -5,7 +5,14 @@ from irnet_tf.training import Recipe
 from zoo.registry import register
 
 # Chosen to end within minutes on two cores.
-_RECIPE = Recipe(data="digits", epochs=20, batch_size=64, learning_rate=0.1, augmentation="shift")
+_RECIPE = Recipe(
+    data="digits",
+    epochs=28,
+    batch_size=32,
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    augmentation="shift",
+)
 
 resnet20_bireal_1w1a = register(
     "digits/resnet20_bireal_1w1a", cifar_resnet, {"depth": 20, "structure": "bireal"}, _RECIPE

@@ -115,8 +115,9 @@ def train(
             optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
         optimizer.build(model.trainable_variables)
         metrics = steps.Metrics()
-        epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
-        step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
+    epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
+    step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
+    rate = recipe.learning_rate_schedule(steps_per_epoch)
     checkpoint = tf.train.Checkpoint(
         model=model, optimizer=optimizer, metrics=metrics, epoch=epoch, step=step
     )
@@ -194,7 +195,7 @@ def train(
                 "test_loss": tested["loss"],
                 "test_accuracy": tested["accuracy"],
                 "test_top5": tested["top5"],
-                "learning_rate": float(optimizer.learning_rate),
+                "learning_rate": float(rate((int(epoch) + 1) * steps_per_epoch - 1)),
                 "ede_t": t,
                 "ede_k": ede_k(t),
                 "images_per_second": (steps_per_epoch - first_step)

@@ -39,7 +39,8 @@ class Metrics(tf.Module):
     def result(self) -> dict[str, float]:
         """`loss`, and `accuracy` and `top5` as fractions."""
         return {
-            m.name: float(m.total) / float(m.count) for m in (self.loss, self.accuracy, self.top5)
+            m.name: float(m.total.numpy() / m.count.numpy())
+            for m in (self.loss, self.accuracy, self.top5)
         }
 
     def reset(self):
@@ -90,8 +91,9 @@ def make_evaluate_step(model, metrics, strategy):
     """A function of a distributed batch that adds it to the metrics."""
 
     def replica_step(images, labels):
-        logits = model(images, training=False)
-        metrics.update(labels, logits, cross_entropy(labels, logits))
+        if tf.size(labels) > 0:  # a replica gets nothing when the images run out
+            logits = model(images, training=False)
+            metrics.update(labels, logits, cross_entropy(labels, logits))
 
     @tf.function(reduce_retracing=True)
     def evaluate_step(batch):
