@@ -786,7 +786,7 @@ def _plot(report, path):
     )
     for axes, (title, values) in zip(figure.subplots(1, 3), panels):
         names = [name.replace("one_bit", "1-bit").replace("lce", "1-bit file") for name in values]
-        axes.bar_label(axes.bar(names, values.values()), fmt="%.3g")
+        axes.bar_label(axes.bar(names, values.values()), fmt="{:,.4g}")
         axes.margins(y=0.15)
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)

@@ -297,7 +297,7 @@ def test_a_file_of_other_weights_is_not_equal():
     assert export.compare(model, file, images)["equal"]
 
     norm, linear = model.get_layer("norm1"), model.get_layer("linear")
-    for variable, change in ((norm.beta, 0.01), (linear.bias, 0.001), (linear.bias, np.nan)):
+    for variable, change in ((norm.beta, 0.1), (linear.bias, 0.001), (linear.bias, np.nan)):
         before = variable.numpy()
         variable.assign(before + change)
         if np.isfinite(change):

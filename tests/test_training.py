@@ -382,6 +382,27 @@ def test_two_replicas_stay_equal(tmp_path):
     assert len(RunFolder(tmp_path).read_rows(9)) == 2
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_float32_weights(tmp_path, policy):
+    models = []
+
+    def build():
+        models.append(tiny_network())
+        return models[-1]
+
+    recipe = RECIPE.changed(epochs=1)
+    training.train(
+        build, tiny_data(), recipe, str(tmp_path), network="tiny", mixed_precision=policy
+    )
+    [row] = RunFolder(tmp_path).read_rows(9)
+    assert row["train_loss"] < 3 and row["test_loss"] > 0
+    assert {w.dtype for w in models[0].trainable_variables} == {tf.float32}
+    assert models[0].get_layer("layer1.0.conv1").compute_dtype == policy.removeprefix("mixed_")
+    fresh = tiny_network()
+    moved = models[0].get_layer("conv1").kernel.numpy() - fresh.get_layer("conv1").kernel.numpy()
+    assert np.abs(moved).max() > 1e-3
+
+
 def test_a_cluster_is_refused_for_now(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(ValueError, match="unset TF_CONFIG"):

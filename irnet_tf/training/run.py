@@ -127,7 +127,9 @@ def train(
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     rows = folder.read_rows(int(epoch))
-    if int(epoch) or int(step):
+    if int(epoch) == recipe.epochs:
+        print(f"the run in {output_dir} is finished; --overwrite trains it anew")
+    elif int(epoch) or int(step):
         print(f"going on after epoch {int(epoch)} of {recipe.epochs}, step {int(step)}")
 
     def facts(row):

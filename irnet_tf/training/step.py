@@ -55,13 +55,18 @@ def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=Fal
     the momentum.
     """
     variables = model.trainable_variables
+    scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
     def replica_step(images, labels):
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             losses = cross_entropy(labels, logits)
             loss = tf.reduce_sum(losses) / recipe.batch_size
+            if scaled:  # float16 gradients would vanish otherwise
+                loss = optimizer.get_scaled_loss(loss)
         gradients = tape.gradient(loss, variables)
+        if scaled:
+            gradients = optimizer.get_unscaled_gradients(gradients)
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
