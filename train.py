@@ -91,7 +91,7 @@ def main(argv):
         mixed_precision=FLAGS.mixed_precision,
         resume=FLAGS.resume,
         overwrite=FLAGS.overwrite,
-        flags=FLAGS.flag_values_dict(),
+        flags={flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(argv[0])},
     )
     final, best = result["final"], result["best"]
     print(

@@ -80,7 +80,7 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
     Returns:
         `images`: how many; `largest_difference`: of logits; `agreement`: share of images with
         the same top-1; `traced_images`: those that differ by more than `TOLERANCE`;
-        `flipped_bits`: of all bits in those; `largest_flipped`: the largest activation behind a
+        `flipped_bits`: in those, run one by one; `largest_flipped`: the largest activation behind a
         flipped bit, relative to the layer's largest; `largest_difference_given_bits`: of logits
         once the bits are equal; `equal`: whether it and `largest_flipped` are within
         `TOLERANCE`.
@@ -752,10 +752,11 @@ def report_text(report: dict) -> str:
     ]
     if seen["traced_images"]:
         lines.append(
-            f"  {seen['traced_images']} images differ by more: there {seen['flipped_bits']} bits "
-            "differ, behind activations of at most "
-            f"{seen['largest_flipped']:.1e} of their layer's largest, by rounding; given the same "
-            f"bits, logits differ by {seen['largest_difference_given_bits']:.1e} at most"
+            f"  images that differ by more: {seen['traced_images']}. Run alone, "
+            f"{seen['flipped_bits']} of their bits differ, behind activations of at most "
+            f"{seen['largest_flipped']:.1e} of their layer's largest, by rounding (which in "
+            "TensorFlow depends on the batch); given the file's bits, logits differ by "
+            f"{seen['largest_difference_given_bits']:.1e} at most"
         )
     lines += [
         "  equal" if seen["equal"] else "  NOT EQUAL",

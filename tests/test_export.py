@@ -277,7 +277,7 @@ def test_bits_that_rounding_flips_are_found_and_explained():
     assert seen["largest_difference_given_bits"] <= 1e-4
     # How many depends on the machine; an image differs if and only if a bit does.
     assert (seen["largest_difference"] > 1e-4) == (seen["traced_images"] > 0)
-    assert seen["flipped_bits"] >= seen["traced_images"]
+    assert (seen["largest_flipped"] > 0) <= (seen["flipped_bits"] > 0)
 
 
 def test_a_file_of_other_weights_is_not_equal():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import os
 import platform
 import signal
 import sys
@@ -97,7 +98,7 @@ def train(
     }
     config = {"identity": identity, "flags": flags or {}, "versions": versions()}
     config["machine"] = {
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "devices": [d.name for d in tf.config.list_logical_devices()],
         "replicas": strategy.num_replicas_in_sync,
     }
