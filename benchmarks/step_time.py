@@ -60,8 +60,9 @@ def main():
             step()
     turns = [{name: step() for name, step in steps.items()} for _ in range(flags.steps)]
     base = next(iter(NETWORKS))
-    print(f"ResNet-20, batch {flags.batch}, {flags.steps} turns, TensorFlow {tf.__version__}, "
-          f"{os.cpu_count()} cores, {len(tf.config.list_physical_devices('GPU'))} GPUs")  # fmt: skip
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    print(f"ResNet-20, batch {flags.batch}, {flags.steps} turns, TensorFlow {tf.__version__}")
+    print(f"{os.cpu_count()} cores, {gpus} GPUs")
     print(f"{'network':32}{'ms a step':>12}{'ratio':>8}")
     for name in NETWORKS:
         milliseconds = 1e3 * statistics.median(turn[name] for turn in turns)

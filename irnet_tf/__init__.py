@@ -13,7 +13,7 @@ from irnet_tf._keras2 import require_keras_2
 require_keras_2()
 
 from irnet_tf.ede import EDECallback, EDESchedule, set_ede  # noqa: E402
-import irnet_tf.layers  # noqa: E402, registers what saved models hold
+import irnet_tf.layers  # noqa: E402, F401, registers what saved models hold
 from irnet_tf.quantizers import EDESign, LibraPB, ede_sign, libra_pb  # noqa: E402
 
 __version__ = "0.1.0"

@@ -1,10 +1,10 @@
 """The zoo: names, recipes, and what loading says."""
 
+from irnet_tf import data, training
+from irnet_tf.weights import read_facts, save_weights
 import numpy as np
 import pytest
 import zoo
-
-from irnet_tf.weights import save_weights
 
 DESIGN = {
     "digits/resnet20_bireal_1w1a",
@@ -106,3 +106,24 @@ def test_the_table_lists_every_network(capsys):
     main()
     table = capsys.readouterr().out
     assert all(name in table for name in zoo.list_models())
+
+
+TRAINED = [name for name in zoo.list_models() if zoo.info(name).weights]
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINED if n.startswith("digits/")])
+def test_shipped_weights_give_the_accuracy_in_the_table_to_the_last_image(name):
+    entry = zoo.info(name)
+    images = data.load(entry.recipe.data)
+    result = training.evaluate(zoo.load(name), images, entry.recipe.augmentation)
+    hits = result["accuracy"] * images.test.num_examples
+    stated = entry.results["result"]["final"]["accuracy"] * images.test.num_examples
+    assert round(hits) == round(stated) and abs(hits - round(hits)) < 1e-3
+    facts = read_facts(f"{zoo.__path__[0]}/weights/{entry.weights.file}")
+    assert facts["network"] == name
+    assert facts["data"] == entry.results["config"]["identity"]["data"]
+
+
+def test_what_is_trained_has_its_results_and_the_other_way_round():
+    assert "digits/resnet20_bireal_1w1a" in TRAINED
+    assert [n for n in zoo.list_models() if zoo.info(n).results] == TRAINED

@@ -2,7 +2,7 @@
 
 from irnet_tf.models import cifar_resnet
 from irnet_tf.training import Recipe
-from zoo.registry import register
+from zoo.registry import Weights, register
 
 # Chosen to end within minutes on two cores.
 _RECIPE = Recipe(
@@ -15,7 +15,14 @@ _RECIPE = Recipe(
 )
 
 resnet20_bireal_1w1a = register(
-    "digits/resnet20_bireal_1w1a", cifar_resnet, {"depth": 20, "structure": "bireal"}, _RECIPE
+    "digits/resnet20_bireal_1w1a",
+    cifar_resnet,
+    {"depth": 20, "structure": "bireal"},
+    _RECIPE,
+    weights=Weights(
+        "digits_resnet20_bireal_1w1a.safetensors",
+        "ccbec62eac6c42dbb923eafc50af94e6fd83c05bcef5b60967e5031dcbaa0cb2",
+    ),
 )
 resnet20_bireal_fp = register(
     "digits/resnet20_bireal_fp",

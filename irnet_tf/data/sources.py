@@ -90,8 +90,8 @@ def load(name: str, data_dir: str | None = None) -> Data:
             return _folder(root)
     if name not in _SOURCES:
         raise ValueError(
-            f"unknown data set {name!r}; known are {', '.join(_SOURCES)}, and a data_dir that holds "
-            "train/CLASS/*.jpg|png"
+            f"unknown data set {name!r}; known are {', '.join(_SOURCES)}, and a data_dir that "
+            "holds train/CLASS/*.jpg|png"
         )
     return _SOURCES[name](data_dir)
 

@@ -39,7 +39,7 @@ class Metrics(tf.Module):
     def result(self) -> dict[str, float]:
         """`loss`, and `accuracy` and `top5` as fractions."""
         return {
-            m.name: float(m.total.numpy() / m.count.numpy())
+            m.name: float(m.total.numpy()) / float(m.count.numpy())
             for m in (self.loss, self.accuracy, self.top5)
         }
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-import tensorflow as tf
-
 from irnet_tf.layers import check_choice
+import tensorflow as tf
 
 STRATEGIES = ("auto", "default", "mirrored")
 
