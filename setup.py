@@ -44,7 +44,15 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.19.*"],
         "deploy": deploy,
-        "dev": [*deploy, "build", "pre-commit", "pytest", "pytest-timeout", "ruff==0.17.*"],
+        "dev": [
+            *deploy,
+            "build",
+            "pre-commit",
+            "pytest",
+            "pytest-timeout",
+            "pyyaml",
+            "ruff==0.17.*",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.10",

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, training
 from irnet_tf.training.strategy import STRATEGIES
+import tensorflow as tf
 import zoo
 
 FLAGS = flags.FLAGS
@@ -34,6 +35,9 @@ flags.DEFINE_enum(
     None,
     ["mixed_float16", "mixed_bfloat16"],
     "Keras policy; float32 if not given",
+)
+flags.DEFINE_bool(
+    "sync_batch_norm", False, "batch norm over all devices; the authors' is over each by itself"
 )
 flags.DEFINE_bool("jit_compile", False, "compile the step with XLA: faster on GPUs, not on CPUs")
 flags.DEFINE_enum("ede", "on", ["on", "off"], "whether EDE's t grows; off: it stays at its start")
@@ -54,7 +58,7 @@ def main(argv):
         learning_rate=FLAGS.learning_rate,
         weight_decay=FLAGS.weight_decay,
     )
-    output_dir = FLAGS.output_dir or os.path.join("runs", FLAGS.model.replace("/", "_"))
+    output_dir = output_folder()
     strategy = training.make_strategy(FLAGS.strategy)
     images = data.load(recipe.data, FLAGS.data_dir)
     quantizers = {
@@ -70,11 +74,12 @@ def main(argv):
         with strategy.scope():
             model = zoo.load(FLAGS.model, weights, **arguments)
         result = training.evaluate(model, images, recipe.augmentation, strategy)
-        print(
-            f"{FLAGS.model}, {weights}: accuracy {result['accuracy']:.2%}, top-5 "
-            f"{result['top5']:.2%}, loss {result['loss']:.4f} on all {images.test.num_examples} "
-            f"test images of {images.name}"
-        )
+        if training.Workers(strategy).is_chief:
+            print(
+                f"{FLAGS.model}, {weights}: accuracy {result['accuracy']:.2%}, top-5 "
+                f"{result['top5']:.2%}, loss {result['loss']:.4f} on all "
+                f"{images.test.num_examples} test images of {images.name}"
+            )
         return
 
     result = training.train(
@@ -89,10 +94,13 @@ def main(argv):
         ede=FLAGS.ede == "on",
         jit_compile=FLAGS.jit_compile,
         mixed_precision=FLAGS.mixed_precision,
+        sync_batch_norm=FLAGS.sync_batch_norm,
         resume=FLAGS.resume,
         overwrite=FLAGS.overwrite,
         flags={flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(argv[0])},
     )
+    if not training.Workers(strategy).is_chief:
+        return
     final, best = result["final"], result["best"]
     print(
         f"{FLAGS.model} on {images.name}: test accuracy {final['accuracy']:.2%} after the last "
@@ -102,12 +110,34 @@ def main(argv):
     )
 
 
+def output_folder():
+    return FLAGS.output_dir or os.path.join("runs", FLAGS.model.replace("/", "_"))
+
+
 def run(argv):
     logging.set_verbosity(logging.WARNING)
     try:
         main(argv)
     except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")
+    except training.WorkerLost as error:
+        start_again(error)
+
+
+def start_again(error):
+    """Join the cluster anew, and go on from the last checkpoint once all workers are back.
+
+    Gives up when that has failed three times since the last checkpoint.
+    """
+    checkpoint = tf.train.latest_checkpoint(os.path.join(output_folder(), "checkpoints"))
+    before, _, times = os.environ.get("IRNET_TF_RESTARTS", "").rpartition("|")
+    times = int(times) + 1 if times and before == str(checkpoint) else 1
+    if times > 3:
+        sys.exit(f"train.py: lost another worker ({error}) 4 times since {checkpoint}; gave up")
+    print(f"train.py: lost another worker ({error}); joining again", file=sys.stderr, flush=True)
+    os.environ["IRNET_TF_RESTARTS"] = f"{checkpoint}|{times}"
+    os.closerange(3, 65536)  # TensorFlow's ports among them
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 if __name__ == "__main__":

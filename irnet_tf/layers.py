@@ -181,7 +181,7 @@ class Blocks:
         initializer = tf.keras.initializers.VarianceScaling(
             2.0, self.initializer_mode, "untruncated_normal"
         )
-        with _without_starvation_warning():
+        with without_starvation_warning():
             layer = kind(
                 filters,
                 kernel_size,
@@ -229,7 +229,7 @@ def _fresh(identifier):
 
 
 @contextlib.contextmanager
-def _without_starvation_warning():
+def without_starvation_warning():
     """Larq warns of binary weights without a constraint; standardised ones need none."""
     log = logging.getLogger("larq.layers_base")
     level = log.level

@@ -142,6 +142,13 @@ def read_facts(path) -> dict:
     return _read(path)[1]
 
 
+def packed_size(model: tf.keras.Model) -> int:
+    """Bytes of the tensors in the model's 1-bit weight file; the header comes on top."""
+    slots = _slots(model).values()
+    stds = sum(4 for slot in slots if slot.quantizer)
+    return stds + sum(math.prod(s.file_shape) * (1 if s.quantizer else 4) for s in slots)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Slot:
     """Where one of the file's tensors belongs in a model."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -62,6 +63,27 @@ def run_train(*flags, env=None, check=True, **kwargs):
     if check and process.returncode:
         raise AssertionError(f"train.py {flags} failed:\n{process.stderr[-5000:]}")
     return process
+
+
+def start_train(*flags, env=None):
+    """`python train.py FLAGS` in the background, its output to be read from `.stdout`."""
+    return subprocess.Popen(
+        [sys.executable, "-u", str(ROOT / "train.py"), *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TQDM_MININTERVAL": "0", **(env or {})},
+    )
+
+
+def wait_for(process, text, seconds=300):
+    """Reads the output up to `text`; fails if the process ends before."""
+    seen = ""
+    deadline = time.time() + seconds
+    while text not in seen:
+        assert time.time() < deadline and process.poll() is None, seen[-3000:]
+        seen += process.stdout.read(1)
+    return seen
 
 
 def result_of(folder):

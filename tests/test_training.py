@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from tests.conftest import ROOT, result_of, run_train
+from tests.conftest import ROOT, result_of, run_train, start_train, wait_for
 
 RECIPE = Recipe("digits", epochs=2, batch_size=8, learning_rate=0.05, augmentation="shift")
 
@@ -267,25 +266,6 @@ def test_an_unreadable_image_is_named_when_it_is_met(tmp_path):
 _KILLED = ["--epochs=2", "--batch_size=239", "--seed=3"]  # 6 steps an epoch
 
 
-def start(folder):
-    return subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "train.py"), *_KILLED, f"--output_dir={folder}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "TQDM_MININTERVAL": "0"},
-    )
-
-
-def wait_for(process, text, seconds=300):
-    seen = ""
-    deadline = time.time() + seconds
-    while text not in seen:
-        assert time.time() < deadline and process.poll() is None, seen[-3000:]
-        seen += process.stdout.read(1)
-    return seen
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -295,7 +275,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_killed_in_an_epoch_ends_as_if_it_had_not_been(tmp_path, undisturbed, number):
-    process = start(tmp_path)
+    process = start_train(*_KILLED, f"--output_dir={tmp_path}")
     wait_for(process, "epoch 2/2:")  # the bar of the second epoch: its first steps run
     time.sleep(1.0)
     process.send_signal(number)
@@ -309,6 +289,65 @@ def test_a_run_killed_in_an_epoch_ends_as_if_it_had_not_been(tmp_path, undisturb
     for name, value in weights.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     assert result_of(tmp_path)["final"] == result["final"]
+
+
+def test_checkpoints_half_written_or_damaged_are_not_taken(tmp_path):
+    """The one before is, and the run ends as it would have."""
+    tiny_train(tmp_path)
+    weights = safetensors.numpy.load_file(tmp_path / "final.safetensors")
+    checkpoints = tmp_path / "checkpoints"
+    last, before = checkpoints / "ckpt-2.data-00000-of-00001", checkpoints / "ckpt-1.index"
+    assert last.exists() and before.exists()
+    (checkpoints / "ckpt-3.data-00000-of-00001").write_bytes(last.read_bytes()[:5000])
+    last.write_bytes(last.read_bytes()[:20000])
+    (tmp_path / "final.safetensors").unlink()
+    tiny_train(tmp_path)
+    again = safetensors.numpy.load_file(tmp_path / "final.safetensors")
+    for name, value in weights.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+    for path in checkpoints.glob("ckpt-*"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the checkpoints in .* can be read; --overwrite"):
+        tiny_train(tmp_path)
+
+
+_TINY = """
+import sys
+from tests.test_training import tiny_train
+try:
+    tiny_train(sys.argv[1])
+except OSError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(tmp_path):
+    """A real one: a file system in memory, with room for one checkpoint."""
+    command = f"{sys.executable} -c '{_TINY}' {tmp_path}"
+    script = f"""
+        mount -t tmpfs -o size=3m none {tmp_path} || exit 77
+        {command} && exit 1
+        ls {tmp_path}/checkpoints
+        mount -o remount,size=99m {tmp_path}
+        {command}
+    """
+    process = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode == 77 or "unshare failed" in process.stderr:
+        pytest.skip("mounting a small file system is not allowed here")
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "No space left on device" in process.stderr
+    assert f"the last good checkpoint is {tmp_path}/checkpoints/ckpt-1" in process.stderr
+    assert "Make room, then give the same command again" in process.stderr
+    listed = process.stdout.split("going on")[0]
+    assert "ckpt-1.index" in listed and "ckpt-2" not in listed
+    assert "going on after epoch 1 of 2" in process.stdout and "epoch 2/2" in process.stdout
 
 
 # ---- the command line --------------------------------------------------------------------------
@@ -344,42 +383,6 @@ def test_bad_flags_get_one_clear_line(tmp_path, flags, message):
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
-_MIRRORED = """
-import sys
-import irnet_tf, numpy as np, tensorflow as tf
-from irnet_tf import data, training
-from irnet_tf.models import cifar_resnet
-from tests.test_training import RECIPE, tiny_data, tiny_network
-
-cpus = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-models = []
-def build():
-    models.append(tiny_network())
-    return models[-1]
-result = training.train(
-    build, tiny_data(), RECIPE, sys.argv[1], network="tiny", strategy=strategy
-)
-for variable in models[0].trainable_variables:
-    first, second = [v.numpy() for v in variable.values]
-    np.testing.assert_array_equal(first, second)
-assert {float(m.t.numpy()) for m in models[0].submodules if hasattr(m, "t")} == {1.0}
-"""
-
-
-def test_two_replicas_stay_equal(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", _MIRRORED, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert len(RunFolder(tmp_path).read_rows(9)) == 2
-
-
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_float32_weights(tmp_path, policy):
     models = []
@@ -399,9 +402,3 @@ def test_mixed_precision_trains_float32_weights(tmp_path, policy):
     fresh = tiny_network()
     moved = models[0].get_layer("conv1").kernel.numpy() - fresh.get_layer("conv1").kernel.numpy()
     assert np.abs(moved).max() > 1e-3
-
-
-def test_a_cluster_is_refused_for_now(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "{}")
-    with pytest.raises(ValueError, match="unset TF_CONFIG"):
-        training.make_strategy("auto")

@@ -1,5 +1,7 @@
 """The zoo: names, recipes, and what loading says."""
 
+import os
+
 from irnet_tf import data, training
 from irnet_tf.weights import read_facts, save_weights
 import numpy as np
@@ -100,12 +102,23 @@ def test_weights_from_a_path_and_for_fine_tuning(tmp_path, rng):
         zoo.load("cifar10/resnet20_bireal_1w1a", path)
 
 
-def test_the_table_lists_every_network(capsys):
+def test_the_table(capsys):
+    """Parameters of ResNet-18 and 34 as everybody counts them (11.69 and 21.80 million) plus
+    those of batch norm that do not learn; sizes of files as they are; the run's accuracy."""
     from zoo.__main__ import main
 
     main()
-    table = capsys.readouterr().out
-    assert all(name in table for name in zoo.list_models())
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines.keys() >= set(zoo.list_models())
+    assert lines["imagenet/resnet18_bireal_1w1a"][1:6] == ["1/1", "11.70M", "4.24", "MB", "58.1"]
+    assert lines["imagenet/resnet34_normal_1w32a"][1:3] == ["1/32", "21.82M"]
+    for name in TRAINED:
+        entry = zoo.info(name)
+        size = os.path.getsize(f"{zoo.__path__[0]}/weights/{entry.weights.file}")
+        assert float(lines[name][3]) == pytest.approx(size / 1e3, rel=0.1)
+        result = entry.results["result"]
+        assert f"{100 * result['final']['accuracy']:.2f}" in lines[name]
+        assert f"({100 * result['best']['accuracy']:.2f})" in lines[name]
 
 
 TRAINED = [name for name in zoo.list_models() if zoo.info(name).weights]

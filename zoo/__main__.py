@@ -1,28 +1,44 @@
 """`python -m zoo`: the networks as a table."""
 
+from irnet_tf.weights import packed_size
+import tensorflow as tf
 import zoo
 
 
 def main():
-    row = "{:34}{:>6}{:>7}{:>7}{:>7}  {}".format
-    print(row("top-1, %", "W/A", "paper", "last", "best", "weights"))
+    row = "{:32} {:>5} {:>6} {:>8}  {:>9}  {:>11}  {}".format
+    print("Top-1 accuracy in %: the paper's, and ours after the last epoch (and in the best).")
+    print(row("network", "W/A", "params", "size", "paper", "ours", "weights, or how to train them"))
     for name in zoo.list_models():
         entry = zoo.info(name)
         bits = "{}/{}".format(
             *(entry.arguments.get(f"{kind}_bits", 1) for kind in ("weight", "activation"))
         )
+        model = entry.builder(**entry.arguments)
         paper = "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}"
-        last = best = "-"
-        weights = f"none yet: python train.py --model={name}"
+        ours, weights = "-", f"python train.py --model={name}"
         if entry.results:
             last, best = (
-                f"{100 * entry.results['result'][which]['accuracy']:.2f}"
-                for which in ("final", "best")
+                100 * entry.results["result"][which]["accuracy"] for which in ("final", "best")
             )
             identity = entry.results["config"]["identity"]
             epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
-            weights = f"{entry.weights.file}: last of {epochs} epochs on {data}"
-        print(row(name, bits, paper, last, best, weights))
+            ours = f"{last:.2f} ({best:.2f})"
+            weights = f"{entry.weights.file}, {epochs} epochs, {data}"
+        size = packed_size(model)
+        print(
+            row(
+                name,
+                bits,
+                f"{model.count_params() / 1e6:.2f}M",
+                f"{size / 1e6:.2f} MB" if size > 1e6 else f"{size / 1e3:.0f} KB",
+                paper,
+                ours,
+                weights,
+            ),
+            flush=True,
+        )
+        tf.keras.backend.clear_session()
 
 
 if __name__ == "__main__":

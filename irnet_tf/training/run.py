@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import os
+from pathlib import Path
 import platform
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -18,12 +22,15 @@ from irnet_tf.ede import ede_k, set_ede
 from irnet_tf.training import step as steps
 from irnet_tf.training.outputs import RunFolder, best_row, versions
 from irnet_tf.training.recipe import Recipe
+from irnet_tf.training.strategy import Workers
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 _EVALUATION_BATCH = 500
 _CHECKPOINTS_KEPT = 3
+_CHECKPOINT_SECONDS = 600  # between two checkpoints within an epoch
+_STEPS_BETWEEN_TALKS = 10  # of several workers, about whether to save or to stop
 
 
 class Stopped(SystemExit):
@@ -43,6 +50,7 @@ def train(
     ede: bool = True,
     jit_compile: bool = False,
     mixed_precision: str | None = None,
+    sync_batch_norm: bool = False,
     resume: bool = True,
     overwrite: bool = False,
     flags: dict | None = None,
@@ -50,7 +58,11 @@ def train(
     """Train a network and leave everything worth keeping in a run folder.
 
     A run that was killed at any moment and is started again with the same arguments goes on
-    from its last checkpoint; on one CPU it ends with the same weights bit for bit.
+    from its last checkpoint; on one CPU it ends with the same weights bit for bit. Checkpoints
+    are made after every epoch, every ten minutes, and on SIGTERM.
+
+    With a `MultiWorkerMirroredStrategy` every worker calls this with the same arguments, and
+    with an `output_dir` that they share; only the chief writes there.
 
     Args:
         build: makes the network; called under the strategy's scope, after the seed is set.
@@ -65,6 +77,8 @@ def train(
             makes the backward pass nearly a straight-through estimator.
         jit_compile: whether XLA compiles the step.
         mixed_precision: Keras policy such as `"mixed_bfloat16"`; None: float32.
+        sync_batch_norm: whether batch norm takes its statistics over all replicas; the authors'
+            did it on each by itself.
         resume, overwrite: what may happen to a run that is in the folder.
         flags: what the user gave, for config.json.
 
@@ -75,13 +89,19 @@ def train(
     Raises:
         ValueError: for bad arguments, a folder that holds another run, an image that cannot
             be read, or a loss that is not a number any more.
-        Stopped: on SIGTERM, after a checkpoint was saved.
+        OSError: if something cannot be saved, such as on a full disk.
+        Stopped: on SIGTERM to any worker, after a checkpoint was saved.
+        WorkerLost: if another worker has gone; the same call in a new process goes on.
     """
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be between 0 and 2**31 - 1, got {seed}")
     strategy = strategy or tf.distribute.get_strategy()
+    if jit_compile and sync_batch_norm and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "jit_compile and sync_batch_norm do not go together on several devices: XLA cannot "
+            "compile what they tell each other; leave one of them out"
+        )
     steps_per_epoch = pipeline.steps_per_epoch(data.train, recipe.batch_size)
-    folder = RunFolder(output_dir)
     identity = {
         "network": network,
         "arguments": arguments or {},
@@ -89,6 +109,7 @@ def train(
         "seed": seed,
         "ede": ede,
         "mixed_precision": mixed_precision,
+        "sync_batch_norm": sync_batch_norm,
         "data": {
             "name": data.name,
             "train_images": data.train.num_examples,
@@ -102,56 +123,70 @@ def train(
         "devices": [d.name for d in tf.config.list_logical_devices()],
         "replicas": strategy.num_replicas_in_sync,
     }
-    folder.prepare(config, resume=resume, overwrite=overwrite)
-
-    tf.keras.utils.set_random_seed(seed)
-    if not tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.enable_op_determinism()  # costs nothing on a CPU
-    if mixed_precision:
-        tf.keras.mixed_precision.set_global_policy(mixed_precision)
-    with strategy.scope():
-        model = build()
-        optimizer = steps.make_optimizer(recipe, steps_per_epoch)
-        if mixed_precision == "mixed_float16":
-            optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
-        optimizer.build(model.trainable_variables)
-        metrics = steps.Metrics()
-    epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
-    step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
-    rate = recipe.learning_rate_schedule(steps_per_epoch)
-    checkpoint = tf.train.Checkpoint(
-        model=model, optimizer=optimizer, metrics=metrics, epoch=epoch, step=step
-    )
-    manager = tf.train.CheckpointManager(
-        checkpoint, str(folder.checkpoints), max_to_keep=_CHECKPOINTS_KEPT
-    )
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    rows = folder.read_rows(int(epoch))
-    if int(epoch) == recipe.epochs:
-        print(f"the run in {output_dir} is finished; --overwrite trains it anew")
-    elif int(epoch) or int(step):
-        print(f"going on after epoch {int(epoch)} of {recipe.epochs}, step {int(step)}")
 
     def facts(row):
         return {
-            **{k: v for k, v in identity.items() if k != "recipe"},
+            **{k: v for k, v in identity.items() if k not in ("recipe", "sync_batch_norm")},
             "epochs": recipe.epochs,
             "epoch": int(row["epoch"]),
             "accuracy": row["test_accuracy"],
             "top5": row["test_top5"],
         }
 
-    size = model.input_shape[1]
-    batches = _distributed_batches(
-        strategy, data, recipe, size, seed, first_epoch=int(epoch), first_step=int(step)
-    )
-    train_step = steps.make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
-    evaluate_epoch = _Evaluation(model, data, recipe.augmentation, strategy)
-    writer = tf.summary.create_file_writer(str(folder.tensorboard))
+    tf.keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()  # costs nothing on a CPU
+    workers = Workers(strategy)
+    shared = RunFolder(output_dir)
+    with (
+        workers.noticing_loss(),
+        tempfile.TemporaryDirectory() as elsewhere,
+        _Sigterm() as sigterm,
+        _naming_unreadable_images(data),
+    ):
+        workers.chief_first(lambda: shared.prepare(config, resume=resume, overwrite=overwrite))
+        # All save, because what replicas hold apart is put together then; the chief's is kept.
+        folder = shared if workers.is_chief else RunFolder(elsewhere)
 
-    with _Sigterm() as sigterm, _naming_unreadable_images(data):
+        if mixed_precision:
+            tf.keras.mixed_precision.set_global_policy(mixed_precision)
+        with strategy.scope():
+            model = build()
+            if sync_batch_norm:
+                model = steps.synchronise_batch_norm(model)
+            optimizer = steps.make_optimizer(recipe, steps_per_epoch)
+            if mixed_precision == "mixed_float16":
+                optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+            optimizer.build(model.trainable_variables)
+            metrics = steps.Metrics()
+        epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
+        step = tf.Variable(0, trainable=False, dtype=tf.int64, name="step")
+        rate = recipe.learning_rate_schedule(steps_per_epoch)
+        checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, metrics=metrics, epoch=epoch, step=step
+        )
+        _restore(checkpoint, shared)
+        _check_all_have_restored_the_same(workers, int(epoch), int(step), output_dir)
+        manager = tf.train.CheckpointManager(
+            checkpoint, str(folder.checkpoints), max_to_keep=_CHECKPOINTS_KEPT
+        )
+        rows = shared.read_rows(int(epoch))
+        say = print if workers.is_chief else lambda text: None
+        if int(epoch) == recipe.epochs:
+            say(f"the run in {output_dir} is finished; --overwrite trains it anew")
+        elif int(epoch) or int(step):
+            say(f"going on after epoch {int(epoch)} of {recipe.epochs}, step {int(step)}")
+
+        batches = _distributed_batches(
+            strategy, data, recipe, model.input_shape[1], seed, int(epoch), int(step)
+        )
+        train_step = steps.make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
+        average_statistics = steps.make_average_statistics(model, strategy)
+        evaluate_epoch = _Evaluation(model, data, recipe.augmentation, strategy)
+        writer = tf.summary.create_file_writer(str(folder.tensorboard))
+        saved = time.perf_counter()
         iterator = iter(batches)
+
         while int(epoch) < recipe.epochs:
             # ---- an epoch: EDE's t, then all steps -------------------------------------------
             t = recipe.ede(int(epoch) / recipe.epochs) if ede else recipe.t_min
@@ -165,32 +200,45 @@ def train(
                 unit="step",
                 mininterval=0.5 if sys.stderr.isatty() else 15,  # a log needs fewer lines
                 leave=False,
+                disable=not workers.is_chief,
             )
             shown = begin
             while int(step) < steps_per_epoch:
                 train_step(iterator)
                 step.assign_add(1)
                 bar.update()
-                if time.perf_counter() - shown > 1:
-                    shown = time.perf_counter()
+                last = int(step) == steps_per_epoch
+                if workers.several and int(step) % _STEPS_BETWEEN_TALKS and not last:
+                    continue
+                now = time.perf_counter()
+                stop, save, show = workers.any(
+                    sigterm.received, now - saved > _CHECKPOINT_SECONDS, now - shown > 1
+                )
+                if show:
+                    shown = now
                     so_far = metrics.result()
-                    _check_loss(so_far["loss"], number, manager)
+                    _check_loss(so_far["loss"], number, shared)
                     bar.set_postfix_str(
                         f"loss {so_far['loss']:.3f}, accuracy {so_far['accuracy']:.1%}",
                         refresh=False,
                     )
-                if sigterm.received:
-                    manager.save()
+                if save or stop:
+                    average_statistics()
+                    with _saving(folder):
+                        manager.save()
+                    saved = now
+                if stop:
                     raise Stopped(f"stopped by SIGTERM in epoch {number}; saved")
             bar.close()
             trained = metrics.result()
-            _check_loss(trained["loss"], number, manager)
+            _check_loss(trained["loss"], number, shared)
             trained_in = time.perf_counter() - begin
 
             # ---- evaluate --------------------------------------------------------------------
             metrics.reset()
+            average_statistics()
             tested = evaluate_epoch()
-            _check_loss(tested["loss"], number, manager)
+            _check_loss(tested["loss"], number, shared)
             row = {
                 "epoch": int(epoch),
                 "train_loss": trained["loss"],
@@ -209,25 +257,28 @@ def train(
             rows.append(row)
 
             # ---- keep: everything that the checkpoint vouches for comes before it --------------
-            if best_row(rows) is row:
-                weights.save_weights(model, folder.best, facts(row))
-            if number == recipe.epochs:
-                weights.save_weights(model, folder.final, facts(row))
-            folder.write_rows(rows)
             epoch.assign_add(1)
             step.assign(0)
-            manager.save()
-            with writer.as_default(step=number):
-                for name, value in row.items():
-                    tf.summary.scalar(name, value)
-            writer.flush()
-            folder.plot(rows, f"{network} on {data.name}")
-            print(
+            with _saving(folder):
+                if best_row(rows) is row:
+                    weights.save_weights(model, folder.best, facts(row))
+                if number == recipe.epochs:
+                    weights.save_weights(model, folder.final, facts(row))
+                folder.write_rows(rows)
+                manager.save()
+                with writer.as_default(step=number):
+                    for name, value in row.items():
+                        tf.summary.scalar(name, value)
+                writer.flush()
+                folder.plot(rows, f"{network} on {data.name}")
+            saved = time.perf_counter()
+            say(
                 f"epoch {number}/{recipe.epochs}: loss {row['train_loss']:.4f}, train "
                 f"{row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
                 f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
             )
-    return folder.write_result(rows)
+        with _saving(folder):
+            return folder.write_result(rows)
 
 
 def evaluate(
@@ -295,13 +346,71 @@ def _distributed_batches(strategy, data, recipe, size, seed, first_epoch, first_
     return strategy.distribute_datasets_from_function(batches)
 
 
-def _check_loss(loss, number, manager):
-    if not np.isfinite(loss):
-        last = manager.latest_checkpoint
-        kept = f"the last good checkpoint is {last}" if last else "no epoch was finished before"
+def _restore(checkpoint: tf.train.Checkpoint, folder: RunFolder) -> None:
+    """From the last checkpoint that can be read; a damaged one is passed over.
+
+    Raises:
+        ValueError: if there are checkpoints but none can be read.
+    """
+    paths = _checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            checkpoint.restore(path).assert_consumed()
+            return
+        except (tf.errors.OpError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            print(f"cannot read the checkpoint {path} ({reason})", file=sys.stderr)
+    if paths:
         raise ValueError(
-            f"the loss is {loss} in epoch {number}; stopped, {kept}. A lower --learning_rate "
-            "usually cures it"
+            f"none of the checkpoints in {folder.checkpoints} can be read; --overwrite trains anew"
+        )
+
+
+def _checkpoints(folder: RunFolder) -> list[str]:
+    """Those that were finished, the oldest first."""
+    state = tf.train.get_checkpoint_state(str(folder.checkpoints))
+    return list(state.all_model_checkpoint_paths) if state else []
+
+
+def _check_all_have_restored_the_same(workers, epoch, step, output_dir):
+    places = {tuple(row) for row in workers.gather([epoch, step]).tolist()}
+    if len(places) > 1:
+        raise ValueError(
+            f"the workers found different checkpoints in output_dir {output_dir!r}: (epoch, step) "
+            f"{sorted(places)}; it must be a folder that all of them share"
+        )
+
+
+@contextlib.contextmanager
+def _saving(folder: RunFolder):
+    """Says why something could not be saved, and what is left."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, tf.errors.OpError) and not isinstance(
+            error, (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
+        ):
+            raise
+        good = _checkpoints(folder)
+        for part in folder.checkpoints.glob("ckpt-*"):  # of the one that did not fit
+            if not any(part.name.startswith(Path(path).name + ".") for path in good):
+                shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink()
+        raise OSError(
+            f"cannot save in {folder.folder}: {str(error).splitlines()[0]}; {_last_good(folder)}. "
+            "Make room, then give the same command again"
+        ) from error
+
+
+def _last_good(folder: RunFolder) -> str:
+    good = _checkpoints(folder)
+    return f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint before"
+
+
+def _check_loss(loss: float, number: int, folder: RunFolder) -> None:
+    if not np.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} in epoch {number}; stopped, {_last_good(folder)}. A lower "
+            "--learning_rate usually cures it"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from irnet_tf.layers import without_starvation_warning
 import tensorflow as tf
 
 
@@ -57,19 +58,18 @@ def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=Fal
     variables = model.trainable_variables
     scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-    def replica_step(images, labels):
+    def differentiate(images, labels):
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             losses = cross_entropy(labels, logits)
             loss = tf.reduce_sum(losses) / recipe.batch_size
             if scaled:  # float16 gradients would vanish otherwise
                 loss = optimizer.get_scaled_loss(loss)
-        gradients = tape.gradient(loss, variables)
+        return tape.gradient(loss, variables), (labels, logits, losses)
+
+    def update(gradients):
         if scaled:
             gradients = optimizer.get_unscaled_gradients(gradients)
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync > 1:
-            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         gradients = [
             g + tf.cast(recipe.weight_decay, g.dtype) * w
             for g, w in zip(gradients, variables, strict=True)
@@ -77,10 +77,26 @@ def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=Fal
         optimizer.apply_gradients(
             zip(gradients, variables, strict=True), skip_gradients_aggregation=True
         )
-        return labels, logits, losses
 
-    if jit_compile:
-        replica_step = tf.function(replica_step, jit_compile=True)
+    if strategy.num_replicas_in_sync > 1:
+        # XLA compiles what one device does; TensorFlow's all-reduce is not among it.
+        compiled = tf.function(differentiate, jit_compile=True) if jit_compile else differentiate
+
+        def replica_step(images, labels):
+            gradients, outputs = compiled(images, labels)
+            context = tf.distribute.get_replica_context()
+            update(context.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
+            return outputs
+
+    else:
+
+        def replica_step(images, labels):
+            gradients, outputs = differentiate(images, labels)
+            update(gradients)
+            return outputs
+
+        if jit_compile:
+            replica_step = tf.function(replica_step, jit_compile=True)
 
     def step_and_measure(images, labels):
         metrics.update(*replica_step(images, labels))
@@ -90,6 +106,43 @@ def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=Fal
         strategy.run(step_and_measure, next(iterator))
 
     return train_step
+
+
+def synchronise_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
+    """The same network, whose batch norm takes its statistics over all replicas in training."""
+
+    def clone(layer):
+        config = layer.get_config()
+        if isinstance(layer, tf.keras.layers.BatchNormalization):
+            config["synchronized"] = True
+        return type(layer).from_config(config)
+
+    with without_starvation_warning():
+        synchronised = tf.keras.models.clone_model(model, clone_function=clone)
+    synchronised.set_weights(model.get_weights())
+    return synchronised
+
+
+def make_average_statistics(model, strategy):
+    """A function that gives all replicas the mean of their moving means and variances.
+
+    Replicas keep their own in training. What is saved is the mean, and so is what is evaluated
+    once this was called.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return lambda: None
+    own = [
+        variable
+        for variable in model.non_trainable_variables
+        if variable.synchronization == tf.VariableSynchronization.ON_READ
+    ]
+
+    @tf.function
+    def average_statistics():
+        for variable in own:
+            variable.assign(variable.read_value())
+
+    return average_statistics
 
 
 def make_evaluate_step(model, metrics, strategy):

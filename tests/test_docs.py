@@ -1,0 +1,65 @@
+"""What the documents tell people to type."""
+
+import re
+
+import numpy as np
+from PIL import Image
+import pytest
+import yaml
+
+from tests.conftest import ROOT, run_train
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*"))]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def flags():
+    """Every flag of train.py, by its own account."""
+    return set(re.findall(r"--(?:\[no\])?(\w+)", run_train("--helpfull", check=False).stdout))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_flags_of_train_py_exist(flags, path):
+    text = path.read_text().replace("\\\n", " ")
+    commands = re.findall(r"train\.py ([^`\n]*)", text)
+    named = {flag for command in commands for flag in re.findall(r"--(\w+)", command)}
+    if path.name == "tfjob.yaml":
+        named = set(re.findall(r"--(\w+)=", text))
+    assert named <= flags, named - flags
+    assert named or path.name == "CHANGELOG.md"
+
+
+def test_fine_tuning_in_ten_lines(tmp_path, monkeypatch):
+    from irnet_tf.weights import read_facts
+
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "MY_IMAGES/train" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "MY_IMAGES/train" / name / f"{i}.png")
+    [code] = [block for block in blocks("python") if "image_dataset_from_directory" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("epochs=10", "epochs=1"), {})
+    assert read_facts("mine.safetensors")["format_version"] == 1
+
+
+def test_tfjob_is_one():
+    """What Kubeflow's operator reads: a container named tensorflow, workers, a restart policy."""
+    job = yaml.safe_load((ROOT / "docs/tfjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "TFJob")
+    [(role, worker)] = job["spec"]["tfReplicaSpecs"].items()
+    assert role == "Worker" and worker["replicas"] > 1 and worker["restartPolicy"] == "OnFailure"
+    pod = worker["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["name"] == "tensorflow" and container["command"][:2] == ["python", "train.py"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    devices = worker["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
+    [batch] = [c for c in container["command"] if c.startswith("--batch_size=")]
+    assert int(batch.split("=")[1]) % devices == 0

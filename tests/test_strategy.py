@@ -1,0 +1,255 @@
+"""Several devices and several hosts: processes on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from irnet_tf.training import make_strategy
+from irnet_tf.training.strategy import _slurm
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from tests.conftest import ROOT, result_of, start_train, wait_for
+
+# ---- which strategy ----------------------------------------------------------------------------
+
+TWO = {"worker": ["a:1", "b:1"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("ring", None, "strategy must be one of 'auto', 'default', 'mirrored', 'multiworker'"),
+        ("multiworker", None, "needs a cluster of several workers: set TF_CONFIG"),
+        ("multiworker", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
+         "needs a cluster of several workers"),
+        ("auto", "{cluster}", "TF_CONFIG is '{cluster}' .*should be like"),
+        ("auto", {"cluster": TWO}, "task is {}, which is not in its cluster"),
+        ("auto", {"cluster": TWO, "task": {"type": "worker", "index": 2}}, "not in its cluster"),
+        ("auto", {"cluster": {**TWO, "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}},
+         "has jobs \\['ps'\\]"),
+        ("default", {"cluster": TWO, "task": {"type": "worker", "index": 0}},
+         "would train by itself with strategy 'default'; use 'multiworker'"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(monkeypatch, name, config, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        text = config if isinstance(config, str) else json.dumps(config)
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=message):
+        make_strategy(name)
+
+
+def test_without_a_cluster_one_device_needs_no_strategy(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert make_strategy("auto").num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "local", "task"), [("n9", 0, 1), ("n10", 0, 0), ("m2", 1, 1), ("m11", 0, 2)]
+)
+def test_slurm_tasks_find_their_own_address(monkeypatch, node, local, task):
+    """TensorFlow sorts the hosts by name, so that n10 is before n9; Slurm has n9 first."""
+    many = node.startswith("m")
+    for name, value in {
+        "SLURM_STEP_NODELIST": "m[2,11]" if many else "n[9-10]",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)" if many else "1(x2)",
+        "SLURM_STEP_NUM_TASKS": "4" if many else "2",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": str(local),
+        "SLURMD_NODENAME": node,
+        "SLURM_JOB_ID": "1003",
+    }.items():
+        monkeypatch.setenv(name, value)
+    resolver = _slurm()
+    # m11 sorts before m2: 11's two tasks are the first two.
+    expected = {"n9": 1, "n10": 0, "m2": 2 + local, "m11": local}[node]
+    assert resolver.task_id == expected
+    address = resolver.cluster_spec().task_address("worker", resolver.task_id)
+    assert address == f"{node}:{12_000 + 3 * 16 + local}"
+
+
+# ---- the same weights --------------------------------------------------------------------------
+
+
+def free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def tf_config(n):
+    """TF_CONFIG of each of n workers, or of a chief and a worker if n is 2."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(n)]
+    jobs = [("worker", i) for i in range(n)]
+    cluster = {"worker": addresses}
+    if n == 2:
+        jobs, cluster = (
+            [("chief", 0), ("worker", 0)],
+            {
+                "chief": addresses[:1],
+                "worker": addresses[1:],
+            },
+        )
+    return [
+        {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": job, "index": i}})}
+        for job, i in jobs
+    ]
+
+
+def slurm(n):
+    """What srun sets for n tasks on this machine."""
+    return [
+        {
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_STEP_TASKS_PER_NODE": str(n),
+            "SLURM_STEP_NUM_TASKS": str(n),
+            "SLURM_PROCID": str(i),
+            "SLURM_LOCALID": str(i),
+            "SLURMD_NODENAME": "localhost",
+            "SLURM_JOB_ID": str(os.getpid()),
+        }
+        for i in range(n)
+    ]
+
+
+def ten_steps(folder, environments, *flags):
+    """What every worker holds after ten steps: the network's variables `{NUMBER.REPLICA: value}`.
+
+    Checks that t and the number of steps, which the learning rate follows, are right on all.
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.worker", f"--output_dir={folder / 'run'}",
+             f"--dump={folder / str(i)}.npz", *flags],
+            cwd=ROOT, env={**os.environ, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i, environment in enumerate(environments)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, output[-3000:]
+    dumps = [dict(np.load(folder / f"{i}.npz")) for i in range(len(environments))]
+    for values in dumps:
+        assert (values.pop("t") == 0.1).all() and (values.pop("iterations") == 10).all()
+    return dumps
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    [values] = ten_steps(tmp_path_factory.mktemp("one"), [{}])
+    return values
+
+
+def assert_equal(dumps, one_process):
+    """All replicas of all workers bit for bit, and one process up to rounding."""
+    for values in dumps:
+        for name, value in values.items():
+            first = f"{name[:3]}.0"
+            np.testing.assert_array_equal(value, dumps[0][first], err_msg=name)
+            np.testing.assert_allclose(value, one_process[first], rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_mirrored_replicas_compute_what_one_device_does(tmp_path, one_process, replicas):
+    dumps = ten_steps(tmp_path, [{}], f"--replicas={replicas}", "--sync_batch_norm")
+    assert len(dumps[0]) == replicas * len(one_process)
+    assert_equal(dumps, one_process)
+
+
+@pytest.mark.parametrize(("n", "environment"), [(2, tf_config), (3, slurm)])
+def test_workers_compute_what_one_process_does(tmp_path, one_process, n, environment):
+    dumps = ten_steps(tmp_path, environment(n), "--sync_batch_norm")
+    assert [len(values) for values in dumps] == n * [len(one_process)]
+    assert_equal(dumps, one_process)
+    assert result_of(tmp_path / "run")["final"]["epoch"] == 0
+
+
+def test_batch_norm_is_each_replicas_own_unless_synchronised(tmp_path, one_process):
+    """As the authors had it. At an epoch's end all replicas get the mean of their statistics."""
+    [values] = ten_steps(tmp_path, [{}], "--replicas=2")
+    assert any(abs(values[name] - one_process[name]).max() > 1e-4 for name in one_process)
+    for name, value in values.items():
+        np.testing.assert_array_equal(value, values[f"{name[:3]}.0"], err_msg=name)
+
+
+# ---- workers that go and come back -------------------------------------------------------------
+
+_FLAGS = ["--epochs=2", "--batch_size=120", "--seed=3"]  # 11 steps an epoch
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    workers = [start_train(*_FLAGS, f"--output_dir={folder}", env=e) for e in tf_config(2)]
+    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert "test accuracy" in outputs[0] and "test accuracy" not in outputs[1]
+    assert "epoch" not in outputs[1], "only the chief speaks"
+    return safetensors.numpy.load_file(folder / "final.safetensors"), result_of(folder)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_that_comes_back_changes_nothing(tmp_path, undisturbed, victim):
+    """The other one notices, joins again by itself, and both go on from the last checkpoint."""
+    environments = tf_config(2)
+    flags = [*_FLAGS, f"--output_dir={tmp_path}"]
+    workers = [start_train(*flags, env=e) for e in environments]
+    wait_for(workers[0], "epoch 2/2:")
+    workers[victim].send_signal(signal.SIGKILL)
+    workers[victim].communicate()
+    assert not (tmp_path / "result.json").exists(), "the run was over before it was killed"
+    workers[victim] = start_train(*flags, env=environments[victim])
+    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert "lost another worker" in outputs[1 - victim]
+    assert "going on after epoch 1 of 2" in outputs[0]
+    weights, result = undisturbed
+    resumed = safetensors.numpy.load_file(tmp_path / "final.safetensors")
+    assert resumed.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    assert result_of(tmp_path)["final"] == result["final"]
+
+
+def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
+    flags = ["--epochs=1", "--batch_size=20", f"--output_dir={tmp_path}"]  # 71 steps
+    workers = [start_train(*flags, env=e) for e in tf_config(2)]
+    wait_for(workers[0], "/71 ")
+    workers[1].send_signal(signal.SIGTERM)
+    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
+    assert all("stopped by SIGTERM in epoch 1; saved" in output for output in outputs), outputs
+    reader = tf.train.load_checkpoint(tmp_path / "checkpoints")
+    step = int(reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
+    assert 0 < step < 71 and step % 10 == 0
+
+
+def test_an_error_of_the_chief_is_everyones(tmp_path):
+    """A folder that holds another run: nobody waits for the chief, nothing is overwritten."""
+    (tmp_path / "config.json").write_text('{"identity": {"seed": 1}}')
+    workers = [start_train("--epochs=1", f"--output_dir={tmp_path}", env=e) for e in tf_config(2)]
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [1, 1]
+    assert "holds another run" in outputs[0]
+    assert "the chief worker has stopped with an error" in outputs[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_batch_that_workers_cannot_share_is_refused(tmp_path):
+    environments = tf_config(3)
+    flags = ["--epochs=1", "--batch_size=100", f"--output_dir={tmp_path / 'run'}"]
+    workers = [start_train(*flags, env=e) for e in environments]
+    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    for output in outputs:
+        assert "batch_size 100 does not divide by 3 worker(s)" in output
