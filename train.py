@@ -23,6 +23,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 flags.DEFINE_string("model", "digits/resnet20_bireal_1w1a", "a name of zoo.list_models()")
 flags.DEFINE_string("data_dir", None, "where the data is; a folder with train/CLASS/* is your own")
+flags.DEFINE_enum("unreadable", "stop", ["stop", "skip"], "what to do at a damaged image")
 flags.DEFINE_string("output_dir", None, "the run folder; runs/MODEL if not given")
 flags.DEFINE_integer("epochs", None, "passes over the data; the recipe's if not given")
 flags.DEFINE_integer("batch_size", None, "global batch size; the recipe's if not given")
@@ -60,7 +61,7 @@ def main(argv):
     )
     output_dir = output_folder()
     strategy = training.make_strategy(FLAGS.strategy)
-    images = data.load(recipe.data, FLAGS.data_dir)
+    images = data.load(recipe.data, FLAGS.data_dir, unreadable=FLAGS.unreadable)
     quantizers = {
         name: getattr(FLAGS, name)
         for name in ("kernel_quantizer", "input_quantizer")
@@ -75,10 +76,13 @@ def main(argv):
             model = zoo.load(FLAGS.model, weights, **arguments)
         result = training.evaluate(model, images, recipe.augmentation, strategy)
         if training.Workers(strategy).is_chief:
+            count = images.test.num_examples
+            skipped = count - result["images"]
             print(
                 f"{FLAGS.model}, {weights}: accuracy {result['accuracy']:.2%}, top-5 "
-                f"{result['top5']:.2%}, loss {result['loss']:.4f} on all "
-                f"{images.test.num_examples} test images of {images.name}"
+                f"{result['top5']:.2%}, loss {result['loss']:.4f} on "
+                f"{f'{skipped} less than ' if skipped else ''}all {count} test images of "
+                f"{images.name}"
             )
         return
 

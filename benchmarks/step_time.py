@@ -1,6 +1,6 @@
-"""What IR-Net costs in training: a step of ResNet-20 against full precision and Larq's ste_sign.
+"""What IR-Net costs in training: a step against full precision and Larq's ste_sign.
 
-    python benchmarks/step_time.py [--steps 30] [--batch 128]
+    python benchmarks/step_time.py [--model cifar10/resnet20_bireal_1w1a] [--batch 128] [--steps 30]
 
 The networks take turns step by step, so that a noisy machine disturbs all alike; the ratio is
 the median of the ratios within a turn.
@@ -14,11 +14,11 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import irnet_tf  # noqa: F401, before TensorFlow
-from irnet_tf.models import cifar_resnet
 from irnet_tf.training import Recipe
 from irnet_tf.training.step import Metrics, make_optimizer, make_train_step
 import numpy as np
 import tensorflow as tf
+import zoo
 
 NETWORKS = {
     "full precision (32/32, ReLU)": {"weight_bits": 32, "activation_bits": 32},
@@ -27,12 +27,12 @@ NETWORKS = {
 }
 
 
-def make_step(arguments, batch, jit_compile):
+def make_step(entry, arguments, batch, jit_compile):
+    model = entry.builder(**{**entry.arguments, **arguments})
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((batch, 32, 32, 3)).astype("float32")
+    images = rng.standard_normal((batch, *model.input_shape[1:])).astype("float32")
     labels = rng.integers(0, 10, batch).astype("int32")
     iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
-    model = cifar_resnet(20, **arguments)
     recipe = Recipe("none", epochs=1, batch_size=batch, learning_rate=0.1)
     optimizer, metrics = make_optimizer(recipe, 1000), Metrics()
     optimizer.build(model.trainable_variables)
@@ -50,18 +50,20 @@ def make_step(arguments, batch, jit_compile):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="cifar10/resnet20_bireal_1w1a", help="a 1/1 network")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--jit_compile", action="store_true")
     flags = parser.parse_args()
-    steps = {n: make_step(a, flags.batch, flags.jit_compile) for n, a in NETWORKS.items()}
+    entry = zoo.info(flags.model)
+    steps = {n: make_step(entry, a, flags.batch, flags.jit_compile) for n, a in NETWORKS.items()}
     for _ in range(3):
         for step in steps.values():
             step()
     turns = [{name: step() for name, step in steps.items()} for _ in range(flags.steps)]
     base = next(iter(NETWORKS))
     gpus = len(tf.config.list_physical_devices("GPU"))
-    print(f"ResNet-20, batch {flags.batch}, {flags.steps} turns, TensorFlow {tf.__version__}")
+    print(f"{flags.model}, batch {flags.batch}, {flags.steps} turns, TensorFlow {tf.__version__}")
     print(f"{os.cpu_count()} cores, {gpus} GPUs")
     print(f"{'network':32}{'ms a step':>12}{'ratio':>8}")
     for name in NETWORKS:

@@ -123,6 +123,17 @@ def slurm(n):
     ]
 
 
+def finish(processes, code=0):
+    """Their outputs; fails if any ends in another way, and leaves none behind."""
+    try:
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == len(processes) * [code], outputs
+    return outputs
+
+
 def ten_steps(folder, environments, *flags):
     """What every worker holds after ten steps: the network's variables `{NUMBER.REPLICA: value}`.
 
@@ -137,9 +148,7 @@ def ten_steps(folder, environments, *flags):
         )
         for i, environment in enumerate(environments)
     ]  # fmt: skip
-    for process in processes:
-        output, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, output[-3000:]
+    finish(processes)
     dumps = [dict(np.load(folder / f"{i}.npz")) for i in range(len(environments))]
     for values in dumps:
         assert (values.pop("t") == 0.1).all() and (values.pop("iterations") == 10).all()
@@ -193,8 +202,7 @@ _FLAGS = ["--epochs=2", "--batch_size=120", "--seed=3"]  # 11 steps an epoch
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     workers = [start_train(*_FLAGS, f"--output_dir={folder}", env=e) for e in tf_config(2)]
-    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    outputs = finish(workers)
     assert "test accuracy" in outputs[0] and "test accuracy" not in outputs[1]
     assert "epoch" not in outputs[1], "only the chief speaks"
     return safetensors.numpy.load_file(folder / "final.safetensors"), result_of(folder)
@@ -211,8 +219,7 @@ def test_a_killed_worker_that_comes_back_changes_nothing(tmp_path, undisturbed, 
     workers[victim].communicate()
     assert not (tmp_path / "result.json").exists(), "the run was over before it was killed"
     workers[victim] = start_train(*flags, env=environments[victim])
-    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    outputs = finish(workers)
     assert "lost another worker" in outputs[1 - victim]
     assert "going on after epoch 1 of 2" in outputs[0]
     weights, result = undisturbed
@@ -228,7 +235,7 @@ def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
     workers = [start_train(*flags, env=e) for e in tf_config(2)]
     wait_for(workers[0], "/71 ")
     workers[1].send_signal(signal.SIGTERM)
-    outputs = [worker.communicate(timeout=900)[0] for worker in workers]
+    outputs = finish(workers, code=1)
     assert all("stopped by SIGTERM in epoch 1; saved" in output for output in outputs), outputs
     reader = tf.train.load_checkpoint(tmp_path / "checkpoints")
     step = int(reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
@@ -239,8 +246,7 @@ def test_an_error_of_the_chief_is_everyones(tmp_path):
     """A folder that holds another run: nobody waits for the chief, nothing is overwritten."""
     (tmp_path / "config.json").write_text('{"identity": {"seed": 1}}')
     workers = [start_train("--epochs=1", f"--output_dir={tmp_path}", env=e) for e in tf_config(2)]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [1, 1]
+    outputs = finish(workers, code=1)
     assert "holds another run" in outputs[0]
     assert "the chief worker has stopped with an error" in outputs[1]
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
@@ -250,6 +256,5 @@ def test_batch_that_workers_cannot_share_is_refused(tmp_path):
     environments = tf_config(3)
     flags = ["--epochs=1", "--batch_size=100", f"--output_dir={tmp_path / 'run'}"]
     workers = [start_train(*flags, env=e) for e in environments]
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    for output in outputs:
+    for output in finish(workers, code=1):
         assert "batch_size 100 does not divide by 3 worker(s)" in output

@@ -1,55 +1,120 @@
 """Augmentation as published, as functions of images and of uniform random numbers.
 
 Nothing here draws a random number: whoever calls decides what they depend on. An
-augmentation has two parts. `crop` makes one uint8 image of any size `[height, width, 3]`
-into a square one `[size, size, 3]`; `change` alters a whole batch of such squares.
-Both get `RANDOM_NUMBERS` float32 numbers in [0, 1) an image.
+augmentation has three parts: a window says which part of an image is cropped and made
+`[size, size, 3]`, what it shows may be mirrored, and `change` alters a batch of such squares.
+All get `RANDOM_NUMBERS` float32 numbers in [0, 1) an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import math
 
+import numpy as np
 import tensorflow as tf
 
 RANDOM_NUMBERS = 10
 
 
-def centre_crop(image: tf.Tensor, size: int, numbers=None, share: float = 1.0) -> tf.Tensor:
-    """The square in the middle, `share` of the shorter side, resized."""
+# ---- windows: what is cropped ------------------------------------------------------------------
+
+
+def centre(shape: tf.Tensor, numbers=None, share: float = 1.0) -> tf.Tensor:
+    """The square in the middle, `share` of the shorter side.
+
+    Args:
+        shape: height and width first, int32.
+        numbers: not used.
+
+    Returns:
+        int32 `[4]`: top, left, height and width of a part that lies inside the image.
+    """
     del numbers
-    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
-    side = tf.minimum(height, width) * share
-    return _crop_and_resize(image, (height - side) / 2, (width - side) / 2, side, side, size)
+    side = tf.cast(tf.reduce_min(shape[:2]), tf.float32) * share
+    extent = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
+    return tf.concat([(shape[:2] - extent) // 2, [extent, extent]], 0)
 
 
-def imagenet_centre_crop(image: tf.Tensor, size: int, numbers=None) -> tf.Tensor:
-    """As if the shorter side were made 256 for a crop of 224: the middle 7 / 8."""
-    return centre_crop(image, size, numbers, share=224 / 256)
+def imagenet_centre(shape: tf.Tensor, numbers=None) -> tf.Tensor:
+    """As if the shorter side were made 256 for a crop of 224: the middle 7 / 8; see `centre`."""
+    return centre(shape, numbers, share=224 / 256)
 
 
-def random_resized_crop(image: tf.Tensor, size: int, numbers: tf.Tensor) -> tf.Tensor:
+def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """8 to 100 % of the area, 3 / 4 to 4 / 3 as wide as high, somewhere in the image.
 
-    A crop that would stick out is made as large as the image allows.
+    A window that would stick out is made as large as the image allows. Args and returns as of
+    `centre`.
     """
-    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
-    area = height * width * (0.08 + 0.92 * numbers[0])
-    ratio = tf.exp((2 * numbers[1] - 1) * tf.math.log(4 / 3))
-    crop_height = tf.minimum(tf.sqrt(area / ratio), height)
-    crop_width = tf.minimum(tf.sqrt(area * ratio), width)
-    top, left = numbers[2] * (height - crop_height), numbers[3] * (width - crop_width)
-    return _crop_and_resize(image, top, left, crop_height, crop_width, size)
+    size = tf.cast(shape[:2], tf.float32)
+    area = tf.reduce_prod(size) * (0.08 + 0.92 * numbers[0])
+    root = tf.exp((numbers[1] - 0.5) * math.log(4 / 3))  # of width / height
+    extent = tf.sqrt(area) * tf.stack([1 / root, root])
+    extent = tf.clip_by_value(tf.round(extent), 1, size)
+    corner = tf.round(numbers[2:4] * (size - extent))
+    return tf.cast(tf.concat([corner, extent], 0), tf.int32)
 
 
-def _crop_and_resize(image, top, left, height, width, size):
-    top, left = tf.cast(tf.round(top), tf.int32), tf.cast(tf.round(left), tf.int32)
-    height = tf.maximum(tf.cast(tf.round(height), tf.int32), 1)
-    width = tf.maximum(tf.cast(tf.round(width), tf.int32), 1)
-    image = image[top : top + height, left : left + width]
-    image = tf.image.resize(image, (size, size), antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+def crop(
+    image: tf.Tensor, window: Callable, numbers: tf.Tensor, shrink_to: int | None = None
+) -> tf.Tensor:
+    """Cut a window out of an image; of a JPEG file only that part is decoded.
+
+    Args:
+        image: the bytes of a JPEG, PNG, GIF or BMP file, string `[]`, or pixels, uint8
+            `[height, width, 3]`.
+        window: such as `centre`.
+        numbers: what the window depends on, float32 `[RANDOM_NUMBERS]`.
+        shrink_to: if given, a window at least 2, 4 or 8 times as large both ways comes
+            shrunk by that, which JPEG decoding does at a gain.
+
+    Returns:
+        uint8 `[h, w, 3]`; grey and CMYK files come as RGB too.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the bytes are no image, or not a whole one.
+    """
+
+    def ratios(part):
+        times = part[2:] // (shrink_to or part[2:])
+        return tf.reduce_sum(tf.cast(tf.reduce_min(times) >= [2, 4, 8], tf.int32))
+
+    def cut_jpeg():
+        part = window(tf.image.extract_jpeg_shape(image), numbers)
+
+        def decode(ratio):
+            return tf.image.decode_and_crop_jpeg(
+                image, part // ratio, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+            )  # as PIL's; the default is off by a level or two and hardly faster
+
+        if shrink_to is None:
+            return decode(1)
+        return tf.switch_case(ratios(part), [lambda r=r: decode(r) for r in (1, 2, 4, 8)])
+
+    def cut(pixels):
+        part = window(tf.shape(pixels), numbers)
+        top, left, height, width = tf.unstack(part)
+        pixels = pixels[top : top + height, left : left + width]
+        size = part[2:] // tf.bitwise.left_shift(1, ratios(part))
+        return tf.cast(tf.round(tf.image.resize(pixels, size, "area")), tf.uint8)
+
+    def cut_other():
+        pixels = tf.io.decode_image(image, channels=3, expand_animations=False)
+        return cut(tf.ensure_shape(pixels, [None, None, 3]))
+
+    if image.dtype != tf.string:
+        return cut(image)
+    return tf.cond(tf.io.is_jpeg(image), cut_jpeg, cut_other)
+
+
+def mirror(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Mirrors half of the images. Any `[height, width, 3]`."""
+    return tf.cond(numbers[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+# ---- changes of a batch ------------------------------------------------------------------------
 
 
 def keep(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
@@ -76,36 +141,69 @@ def shift_and_flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     return shift(images, numbers, flip=True)
 
 
-def flip_and_jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """ImageNet's: mirrors half of the images; brightness, contrast and saturation by a factor
-    of 0.8 to 1.2 each, hue by up to a tenth of the circle."""
-    flip = numbers[:, 4, None, None, None] < 0.5
-    images = tf.where(flip, tf.reverse(images, [2]), images)
-    images = tf.cast(images, tf.float32) / 255.0
-    brightness, contrast, saturation = tf.unstack(
-        0.8 + 0.4 * numbers[:, 5:8, None, None, None], axis=1
-    )
-    images = tf.clip_by_value(images * brightness, 0.0, 1.0)
-    grey_level = tf.reduce_mean(tf.image.rgb_to_grayscale(images), [1, 2, 3], keepdims=True)
-    images = tf.clip_by_value(grey_level + (images - grey_level) * contrast, 0.0, 1.0)
-    grey = tf.image.rgb_to_grayscale(images)
-    images = tf.clip_by_value(grey + (images - grey) * saturation, 0.0, 1.0)
-    hue, rest = tf.split(tf.image.rgb_to_hsv(images), [1, 2], axis=-1)
-    hue = tf.math.floormod(hue + 0.2 * numbers[:, 8, None, None, None] - 0.1, 1.0)
-    images = tf.image.hsv_to_rgb(tf.concat([hue, rest], -1))
-    return tf.cast(tf.round(images * 255.0), tf.uint8)
+# What gives a pixel's luma, its chroma, and that turned by 90 degrees in YIQ's I-Q plane.
+_LUMA = np.array([0.299, 0.587, 0.114])
+_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_GREY = np.outer(np.ones(3), _LUMA)
+_TURNED = np.linalg.solve(_YIQ, [[0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ _YIQ
+_LUMA_CHROMA_TURNED = np.stack([_GREY.T, np.eye(3) - _GREY.T, _TURNED.T]).reshape(3, 9)
+
+
+def jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    r"""Brightness, contrast and saturation by a factor of 0.8 to 1.2, hue by up to 36 degrees.
+
+    With factors `b`, `c`, `s`, an angle `h`, a pixel's luma `Y` and chroma `x - Y`:
+
+        y = c * b * (Y + s * rotate(x - Y, h)) + (1 - c) * b * mean(Y)      cut to 0 ... 255
+
+    Brightness, contrast (about the image's mean luma) and saturation (about the pixel's luma)
+    are those of torchvision's `ColorJitter(0.2, 0.2, 0.2, 0.1)`, in this order rather than a
+    random one, and cut once, at the end. Hue is a rotation in the I-Q plane of YIQ, which
+    keeps luma, where torchvision turns HSV's hexagon, which keeps the largest and smallest
+    channel. All of it is one 3 x 3 matrix a pixel and one constant an image.
+
+    Args:
+        images: `[b, size, size, 3]`, 0 to 255.
+        numbers: float32 `[b, RANDOM_NUMBERS]`.
+
+    Returns:
+        float32, of the same shape and range.
+    """
+    size = images.shape[1]
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, size, size * 3])
+    luma = tf.constant(np.tile(_LUMA / size, size), tf.float32)
+    mean = tf.linalg.matvec(tf.reduce_mean(rows, 1), luma)
+    brightness, contrast, saturation = tf.unstack(0.8 + 0.4 * numbers[:, 5:8], axis=1)
+    angle = (2 * numbers[:, 8] - 1) * (0.1 * 2 * math.pi)
+    shares = [tf.ones_like(angle), saturation * tf.cos(angle), saturation * tf.sin(angle)]
+    shares = tf.stack(shares, 1) * (contrast * brightness)[:, None]
+    matrices = shares @ tf.constant(_LUMA_CHROMA_TURNED, tf.float32)
+    matrices = tf.reshape(matrices, [-1, 3, 3])
+    constant = (1 - contrast) * brightness * mean
+    images = tf.reshape(rows, [-1, size * size, 3]) @ matrices + constant[:, None, None]
+    return tf.reshape(tf.clip_by_value(images, 0, 255), [-1, size, size, 3])
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    crop: Callable = centre_crop
+    """What is done to training images, and how test images are cropped.
+
+    Attributes:
+        window: which part of a training image is cropped; see `centre`.
+        mirrored: whether half of the crops are mirrored.
+        change: from images `[b, size, size, 3]`, 0 to 255, and numbers to such images.
+        evaluation_window: which part of a test image is cropped.
+    """
+
+    window: Callable = centre
+    mirrored: bool = False
     change: Callable = keep
-    evaluation_crop: Callable = centre_crop
+    evaluation_window: Callable = centre
 
 
 AUGMENTATIONS = {
     "none": Augmentation(),
     "shift": Augmentation(change=shift),
     "shift_and_flip": Augmentation(change=shift_and_flip),
-    "imagenet": Augmentation(random_resized_crop, flip_and_jitter, imagenet_centre_crop),
+    "imagenet": Augmentation(random_resized, True, jitter, imagenet_centre),
 }

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
+from absl import logging
 from irnet_tf.data import augment
 from irnet_tf.data.sources import Split
+import numpy as np
 import tensorflow as tf
+
+_AT_A_TIME = 16  # catching errors costs as much for one image as for some
+_CANNOT_READ = "cannot read image(s) {}; repair or remove them, or --unreadable=skip"
 
 
 def training_batches(
@@ -77,7 +85,9 @@ def training_batches(
         return tf.data.Dataset.range(first * replicas, steps * replicas).map(examples)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
-    return _load(batches, split, image_size, augment.AUGMENTATIONS[augmentation], mean, std)
+    return _load(
+        batches, split, image_size, augment.AUGMENTATIONS[augmentation], mean, std, local, True
+    )
 
 
 def evaluation_batches(
@@ -100,8 +110,8 @@ def evaluation_batches(
     batches = indices.map(
         lambda indices: (indices, tf.zeros([tf.size(indices), augment.RANDOM_NUMBERS]))
     )
-    crop = augment.AUGMENTATIONS[augmentation].evaluation_crop
-    return _load(batches, split, image_size, augment.Augmentation(crop), mean, std)
+    kept = augment.Augmentation(window=augment.AUGMENTATIONS[augmentation].evaluation_window)
+    return _load(batches, split, image_size, kept, mean, std, batch_size, False)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -119,23 +129,113 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return steps
 
 
-def _load(batches, split, size, augmentation, mean, std):
+def _load(batches, split, size, augmentation, mean, std, batch_size, training):
     """From batches of (indices, random numbers) to batches of (images, labels)."""
+    whole = split.side == size and augmentation.window is augment.centre
+    load = _load_batchwise if whole else _load_one_by_one
+    batches = load(batches, split, size, augmentation, mean, std, batch_size, training)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
-    def read_one(args):
-        index, numbers = args
-        image, label = split.read(index)
-        return augmentation.crop(image, size, numbers), label
+
+def _load_batchwise(batches, split, size, augmentation, mean, std, batch_size, training):
+    del size, batch_size, training
 
     def read(indices, numbers):
-        if split.side == size:
-            images, labels = split.read(indices)
-        else:
-            images, labels = tf.map_fn(
-                read_one, (indices, numbers), fn_output_signature=(tf.uint8, tf.int32)
-            )
-        images.set_shape([None, size, size, 3])
+        images, labels = split.read(indices)
         images = tf.cast(augmentation.change(images, numbers), tf.float32) / 255.0
         return (images - tf.constant(mean)) / tf.constant(std), labels
 
-    return batches.map(read, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return batches.map(read, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _load_one_by_one(batches, split, size, augmentation, mean, std, batch_size, training):
+    """Reads a few images at a time, in parallel; errors are caught image by image."""
+
+    def read(index, numbers):
+        image, label = split.read(index)
+        image = augment.crop(image, augmentation.window, numbers, size if training else None)
+        if augmentation.mirrored:
+            image = augment.mirror(image, numbers)
+        images = tf.image.resize(image[None], (size, size), antialias=not training)
+        images = _normalise(augmentation.change(images, numbers[None]), mean, std)
+        return images[0], label
+
+    def read_some(indices, numbers):
+        examples = tf.data.Dataset.from_tensor_slices((indices, numbers))
+        found = examples.map(lambda i, n: (i, *read(i, n))).ignore_errors()
+        nothing = np.int64(-1), np.zeros((size, size, 3), np.float32), np.int32(0)
+        found = found.concatenate(tf.data.Dataset.from_tensors(nothing))
+        found = found.take(tf.size(indices, tf.int64))
+        return indices, numbers, *found.batch(_AT_A_TIME).get_single_element()
+
+    def read_it_or_the_next(args):
+        index, numbers = args
+        candidates = tf.data.Dataset.range(index, index + split.num_examples)
+        images = candidates.map(lambda i: read(i % split.num_examples, numbers))
+        return images.ignore_errors().take(1).get_single_element()
+
+    report = _reporter(split)
+
+    def check(indices, numbers, found, images, labels):
+        def without_unreadable():
+            read = tf.ensure_shape(tf.numpy_function(report, [indices, found], tf.bool), [None])
+            if training:
+                signature = tf.float32, tf.int32
+                with tf.control_dependencies([read]):
+                    return tf.map_fn(
+                        read_it_or_the_next, (indices, numbers), fn_output_signature=signature
+                    )
+            return tf.boolean_mask(images, read), tf.boolean_mask(labels, read)
+
+        complete = tf.reduce_all(found >= 0)
+        return tf.cond(complete, lambda: (images, labels), without_unreadable)
+
+    some = batches.unbatch().batch(_AT_A_TIME)
+    # Not in one map with the reading: a Python call would make parallel calls wait.
+    some = some.map(read_some, tf.data.AUTOTUNE, deterministic=True).map(check)
+    return some.rebatch(batch_size, drop_remainder=training)
+
+
+def _normalise(images, mean, std):
+    """From 0 ... 255 to the given mean and standard deviation of images between 0 and 1."""
+    shape = images.shape
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, shape[2] * 3])  # few and long: fast
+    mean, std = (np.tile(255 * np.float32(x), shape[2]) for x in (mean, std))
+    return tf.reshape((rows - mean) / std, [-1, *shape[1:]])
+
+
+def _reporter(split):
+    """Says which of some images were found, and refuses or warns of the others."""
+    seen = set()
+
+    def report(indices, found):
+        bad = sorted(set(indices.tolist()) - set(found.tolist()))
+        if split.unreadable == "stop":
+            raise ValueError(_CANNOT_READ.format("; ".join(map(split.describe, bad))))
+        new = [index for index in bad if index not in seen]
+        seen.update(new)
+        if new:
+            logging.warning(
+                "%d image(s) could not be read and were skipped: %s",
+                len(seen),
+                "; ".join(map(split.describe, new)),
+            )
+        return found >= 0
+
+    return report
+
+
+@contextlib.contextmanager
+def naming_unreadable_images():
+    """Within it, a dataset that meets an unreadable image raises a ValueError that names it.
+
+    Outside it is the same text, amid a traceback, in a `tf.errors.InvalidArgumentError`.
+    """
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        before, after = map(re.escape, _CANNOT_READ.split("{}"))
+        found = re.search(f"{before}.*{after}", error.message)
+        if found:
+            raise ValueError(found[0]) from error
+        raise

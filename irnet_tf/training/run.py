@@ -142,7 +142,7 @@ def train(
         workers.noticing_loss(),
         tempfile.TemporaryDirectory() as elsewhere,
         _Sigterm() as sigterm,
-        _naming_unreadable_images(data),
+        data_module.naming_unreadable_images(),
     ):
         workers.chief_first(lambda: shared.prepare(config, resume=resume, overwrite=overwrite))
         # All save, because what replicas hold apart is put together then; the chief's is kept.
@@ -287,7 +287,7 @@ def evaluate(
     augmentation: str = "none",
     strategy: tf.distribute.Strategy | None = None,
 ) -> dict[str, float]:
-    """Loss, accuracy and top-5 accuracy, as fractions, over every test image.
+    """`loss`, `accuracy` and `top5`, as fractions, over every test image, and how many `images`.
 
     Args:
         model: a network that gives logits, `[batch, size, size, 3]` to `[batch, classes]`.
@@ -295,7 +295,7 @@ def evaluate(
         augmentation: the recipe's, which says how test images are cropped.
         strategy: whose scope the model was made in; None: one device.
     """
-    with _naming_unreadable_images(data):
+    with data_module.naming_unreadable_images():
         return _Evaluation(model, data, augmentation, strategy or tf.distribute.get_strategy())()
 
 
@@ -412,25 +412,6 @@ def _check_loss(loss: float, number: int, folder: RunFolder) -> None:
             f"the loss is {loss} in epoch {number}; stopped, {_last_good(folder)}. A lower "
             "--learning_rate usually cures it"
         )
-
-
-class _naming_unreadable_images:  # noqa: N801, reads as a statement
-    """A pipeline's error does not say which file it met; look for it once it has failed."""
-
-    def __init__(self, data):
-        self._data = data
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, tf.errors.InvalidArgumentError):
-            problems = self._data.train.find_unreadable() + self._data.test.find_unreadable()
-            if problems:
-                raise ValueError(
-                    f"cannot read {'; '.join(problems)}; repair or remove it"
-                ) from error
-        return False
 
 
 class _Sigterm:

@@ -38,11 +38,12 @@ class Metrics(tf.Module):
         self.top5.update_state(labels, logits)
 
     def result(self) -> dict[str, float]:
-        """`loss`, and `accuracy` and `top5` as fractions."""
-        return {
+        """`loss`, `accuracy` and `top5` as fractions, and of how many `images`."""
+        means = {
             m.name: float(m.total.numpy()) / float(m.count.numpy())
             for m in (self.loss, self.accuracy, self.top5)
         }
+        return {**means, "images": int(self.loss.count.numpy())}
 
     def reset(self):
         for metric in (self.loss, self.accuracy, self.top5):
