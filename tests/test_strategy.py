@@ -130,7 +130,8 @@ def finish(processes, code=0):
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == len(processes) * [code], outputs
+    codes = [process.returncode for process in processes]
+    assert codes == len(processes) * [code], "\n".join(output[-3000:] for output in outputs)
     return outputs
 
 
@@ -185,12 +186,36 @@ def test_workers_compute_what_one_process_does(tmp_path, one_process, n, environ
     assert result_of(tmp_path / "run")["final"]["epoch"] == 0
 
 
-def test_batch_norm_is_each_replicas_own_unless_synchronised(tmp_path, one_process):
+@pytest.fixture(scope="module")
+def two_replicas(tmp_path_factory):
+    [values] = ten_steps(tmp_path_factory.mktemp("two"), [{}], "--replicas=2")
+    return values
+
+
+def test_batch_norm_is_each_replicas_own_unless_synchronised(two_replicas, one_process):
     """As the authors had it. At an epoch's end all replicas get the mean of their statistics."""
-    [values] = ten_steps(tmp_path, [{}], "--replicas=2")
-    assert any(abs(values[name] - one_process[name]).max() > 1e-4 for name in one_process)
+    assert any(abs(two_replicas[name] - one_process[name]).max() > 1e-4 for name in one_process)
+    for name, value in two_replicas.items():
+        np.testing.assert_array_equal(value, two_replicas[f"{name[:3]}.0"], err_msg=name)
+
+
+def test_xla_compiles_what_each_of_several_devices_does(tmp_path, two_replicas):
+    [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile")
+    assert values.keys() == two_replicas.keys()
     for name, value in values.items():
+        np.testing.assert_allclose(value, two_replicas[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_loss_scaling_on_several_devices(tmp_path):
+    [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--mixed_precision=mixed_float16")
+    for name, value in values.items():
+        assert value.dtype == np.float32 and np.isfinite(value).all(), name
         np.testing.assert_array_equal(value, values[f"{name[:3]}.0"], err_msg=name)
+
+
+def test_xla_and_synchronised_batch_norm_do_not_go_together(tmp_path):
+    with pytest.raises(AssertionError, match="jit_compile and sync_batch_norm do not go together"):
+        ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile", "--sync_batch_norm")
 
 
 # ---- workers that go and come back -------------------------------------------------------------

@@ -1,6 +1,6 @@
 """One process of a training, for the tests of strategies: ten float64 steps on digits.
 
-    python -m tests.worker --output_dir=O --dump=W.npz [--replicas=2] [--sync_batch_norm]
+    python -m tests.worker --output_dir=O --dump=W.npz [--replicas=2] [--sync_batch_norm] ...
 
 Several of them are a cluster where TF_CONFIG or Slurm's variables say so. The file gets every
 variable of every replica of this process.
@@ -25,9 +25,12 @@ def main():
     parser.add_argument("--dump", required=True)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--sync_batch_norm", action="store_true")
+    parser.add_argument("--jit_compile", action="store_true")
+    parser.add_argument("--mixed_precision")
     flags = parser.parse_args()
 
-    tf.keras.backend.set_floatx("float64")
+    if not flags.mixed_precision:
+        tf.keras.backend.set_floatx("float64")
     if flags.replicas > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -47,7 +50,7 @@ def main():
 
     def remember(model, optimizer, *arguments):
         used["variables"] = model.variables
-        used["iterations"] = [optimizer.iterations]
+        used["iterations"] = [getattr(optimizer, "inner_optimizer", optimizer).iterations]
         used["t"] = [m.t for m in model.submodules if hasattr(m, "t")]
         return make_train_step(model, optimizer, *arguments)
 
@@ -60,6 +63,8 @@ def main():
         network="digits",
         strategy=strategy,
         sync_batch_norm=flags.sync_batch_norm,
+        jit_compile=flags.jit_compile,
+        mixed_precision=flags.mixed_precision,
     )
 
     def on_each_replica(variables):
