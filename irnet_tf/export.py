@@ -340,7 +340,7 @@ def _copy(model, make, weights=None, batch_size=None):
         return make(layer, {**layer.get_config(), "dtype": "float32"})
 
     images = tf.keras.Input(model.input_shape[1:], batch_size, "images", "float32")
-    with blocks._without_starvation_warning():
+    with blocks.without_starvation_warning():
         copy = tf.keras.models.clone_model(model, images, clone_function=clone)
     for layer in copy.layers:
         if layer.weights:

@@ -43,7 +43,7 @@ def test_fine_tuning_in_ten_lines(tmp_path, monkeypatch):
             pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "MY_IMAGES/train" / name / f"{i}.png")
     [code] = [block for block in blocks("python") if "image_dataset_from_directory" in block]
-    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
     monkeypatch.chdir(tmp_path)
     exec(code.replace("epochs=10", "epochs=1"), {})
     assert read_facts("mine.safetensors")["format_version"] == 1
