@@ -7,6 +7,7 @@
 A run that was stopped goes on when the same command is given again.
 """
 
+import contextlib
 import os
 import sys
 
@@ -74,8 +75,10 @@ def main(argv):
         weights = FLAGS.weights or (best if os.path.exists(best) else "pretrained")
         with strategy.scope():
             model = zoo.load(FLAGS.model, weights, **arguments)
-        result = training.evaluate(model, images, recipe.augmentation, strategy)
-        if training.Workers(strategy).is_chief:
+        workers = training.Workers(strategy)
+        with workers.noticing_loss():
+            result = training.evaluate(model, images, recipe.augmentation, strategy)
+        if workers.is_chief:
             count = images.test.num_examples
             skipped = count - result["images"]
             print(
@@ -140,8 +143,11 @@ def start_again(error):
         sys.exit(f"train.py: lost another worker ({error}) 4 times since {checkpoint}; gave up")
     print(f"train.py: lost another worker ({error}); joining again", file=sys.stderr, flush=True)
     os.environ["IRNET_TF_RESTARTS"] = f"{checkpoint}|{times}"
-    os.closerange(3, 65536)  # TensorFlow's ports among them
-    os.execv(sys.executable, [sys.executable, *sys.argv])
+    for descriptor in os.listdir("/proc/self/fd"):  # TensorFlow's ports among them
+        with contextlib.suppress(OSError):
+            os.set_inheritable(int(descriptor), int(descriptor) < 3)
+    # Of a flag that is given twice the last one counts.
+    os.execv(sys.executable, [sys.executable, *sys.argv, "--nooverwrite", "--resume"])
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def test_a_killed_worker_that_comes_back_changes_nothing(tmp_path, undisturbed, 
     """The other one notices, joins again by itself, and both go on from the last checkpoint."""
     environments = tf_config(2)
     flags = [*_FLAGS, f"--output_dir={tmp_path}"]
-    workers = [start_train(*flags, env=e) for e in environments]
+    workers = [start_train(*flags, "--overwrite", env=e) for e in environments]
     wait_for(workers[0], "epoch 2/2:")
     workers[victim].send_signal(signal.SIGKILL)
     workers[victim].communicate()
@@ -273,8 +273,24 @@ def test_an_error_of_the_chief_is_everyones(tmp_path):
     workers = [start_train("--epochs=1", f"--output_dir={tmp_path}", env=e) for e in tf_config(2)]
     outputs = finish(workers, code=1)
     assert "holds another run" in outputs[0]
-    assert "the chief worker has stopped with an error" in outputs[1]
+    assert "another worker has stopped with an error" in outputs[1]
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--output_dir={}/elsewhere", "it must be a folder that all workers share"),
+        ("--learning_rate=0.5", "recipe.learning_rate: 0.1 there, 0.5 asked for"),
+    ],
+)
+def test_workers_that_do_not_agree_do_not_begin(tmp_path, flag, message):
+    flags = ["--epochs=1", f"--output_dir={tmp_path / 'run'}"]
+    own = [[], [flag.format(tmp_path)]]
+    workers = [start_train(*flags, *f, env=e) for f, e in zip(own, tf_config(2))]
+    outputs = finish(workers, code=1)
+    assert message in outputs[1]
+    assert "another worker has stopped with an error" in outputs[0]
 
 
 def test_batch_that_workers_cannot_share_is_refused(tmp_path):

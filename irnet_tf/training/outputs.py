@@ -65,14 +65,7 @@ class RunFolder:
                 if path != self.folder and path.exists():
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self.config.exists():
-            found = json.loads(self.config.read_text())["identity"]
-            wanted = json.loads(json.dumps(config["identity"]))
-            differing = _differences(found, wanted)
-            if differing:
-                raise ValueError(
-                    f"output_dir {str(self.folder)!r} holds another run ({'; '.join(differing)}); "
-                    "choose another --output_dir, or delete it with --overwrite"
-                )
+            self.check(config["identity"])
             if not resume:
                 raise ValueError(
                     f"output_dir {str(self.folder)!r} holds this run already; leave --resume on "
@@ -80,6 +73,25 @@ class RunFolder:
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.config, json.dumps(config, indent=2) + "\n")
+
+    def check(self, identity: dict) -> None:
+        """Make sure that the run in the folder is the one of this identity.
+
+        Raises:
+            ValueError: if there is none, or another.
+        """
+        if not self.config.exists():
+            raise ValueError(
+                f"output_dir {str(self.folder)!r} does not hold what the chief worker has written "
+                "there; it must be a folder that all workers share"
+            )
+        found = json.loads(self.config.read_text())["identity"]
+        differing = _differences(found, json.loads(json.dumps(identity)))
+        if differing:
+            raise ValueError(
+                f"output_dir {str(self.folder)!r} holds another run ({'; '.join(differing)}); "
+                "choose another --output_dir, or delete it with --overwrite"
+            )
 
     def read_rows(self, epochs: int) -> list[dict]:
         """The first `epochs` rows of metrics.csv."""

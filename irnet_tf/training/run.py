@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -144,7 +143,14 @@ def train(
         _Sigterm() as sigterm,
         data_module.naming_unreadable_images(),
     ):
-        workers.chief_first(lambda: shared.prepare(config, resume=resume, overwrite=overwrite))
+        workers.together(
+            lambda: (
+                shared.prepare(config, resume=resume, overwrite=overwrite)
+                if workers.is_chief
+                else None
+            )
+        )
+        workers.together(lambda: shared.check(identity))
         # All save, because what replicas hold apart is put together then; the chief's is kept.
         folder = shared if workers.is_chief else RunFolder(elsewhere)
 
@@ -166,11 +172,11 @@ def train(
             model=model, optimizer=optimizer, metrics=metrics, epoch=epoch, step=step
         )
         _restore(checkpoint, shared)
-        _check_all_have_restored_the_same(workers, int(epoch), int(step), output_dir)
+        rows = shared.read_rows(int(epoch))
+        _check_all_found_the_same(workers, (int(epoch), int(step), len(rows)), output_dir)
         manager = tf.train.CheckpointManager(
             checkpoint, str(folder.checkpoints), max_to_keep=_CHECKPOINTS_KEPT
         )
-        rows = shared.read_rows(int(epoch))
         say = print if workers.is_chief else lambda text: None
         if int(epoch) == recipe.epochs:
             say(f"the run in {output_dir} is finished; --overwrite trains it anew")
@@ -186,6 +192,9 @@ def train(
         writer = tf.summary.create_file_writer(str(folder.tensorboard))
         saved = time.perf_counter()
         iterator = iter(batches)
+
+        def keep(action, *arguments):
+            workers.together(lambda: _keep(folder, action, *arguments))
 
         while int(epoch) < recipe.epochs:
             # ---- an epoch: EDE's t, then all steps -------------------------------------------
@@ -224,8 +233,7 @@ def train(
                     )
                 if save or stop:
                     average_statistics()
-                    with _saving(folder):
-                        manager.save()
+                    keep(manager.save)
                     saved = now
                 if stop:
                     raise Stopped(f"stopped by SIGTERM in epoch {number}; saved")
@@ -259,26 +267,23 @@ def train(
             # ---- keep: everything that the checkpoint vouches for comes before it --------------
             epoch.assign_add(1)
             step.assign(0)
-            with _saving(folder):
-                if best_row(rows) is row:
-                    weights.save_weights(model, folder.best, facts(row))
-                if number == recipe.epochs:
-                    weights.save_weights(model, folder.final, facts(row))
-                folder.write_rows(rows)
-                manager.save()
-                with writer.as_default(step=number):
-                    for name, value in row.items():
-                        tf.summary.scalar(name, value)
-                writer.flush()
-                folder.plot(rows, f"{network} on {data.name}")
+            if best_row(rows) is row:
+                keep(weights.save_weights, model, folder.best, facts(row))
+            if number == recipe.epochs:
+                keep(weights.save_weights, model, folder.final, facts(row))
+            keep(folder.write_rows, rows)
+            keep(manager.save)
+            keep(_log, writer, row)
+            keep(folder.plot, rows, f"{network} on {data.name}")
             saved = time.perf_counter()
             say(
                 f"epoch {number}/{recipe.epochs}: loss {row['train_loss']:.4f}, train "
                 f"{row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
                 f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
             )
-        with _saving(folder):
-            return folder.write_result(rows)
+        result = {}
+        keep(lambda: result.update(folder.write_result(rows)))
+        return result
 
 
 def evaluate(
@@ -341,7 +346,7 @@ def _distributed_batches(strategy, data, recipe, size, seed, first_epoch, first_
             workers=context.num_input_pipelines,
             worker=context.input_pipeline_id,
             replicas=context.num_replicas_in_sync // context.num_input_pipelines,
-        )
+        ).repeat()  # so that workers need not ask each other at every step whether there is more
 
     return strategy.distribute_datasets_from_function(batches)
 
@@ -367,25 +372,31 @@ def _restore(checkpoint: tf.train.Checkpoint, folder: RunFolder) -> None:
 
 
 def _checkpoints(folder: RunFolder) -> list[str]:
-    """Those that were finished, the oldest first."""
-    state = tf.train.get_checkpoint_state(str(folder.checkpoints))
-    return list(state.all_model_checkpoint_paths) if state else []
+    """Those that were finished, for the index is written last; the oldest first."""
+    paths = [path.with_suffix("") for path in folder.checkpoints.glob("ckpt-*.index")]
+    return [str(path) for path in sorted(paths, key=lambda path: int(path.name.split("-")[1]))]
 
 
-def _check_all_have_restored_the_same(workers, epoch, step, output_dir):
-    places = {tuple(row) for row in workers.gather([epoch, step]).tolist()}
-    if len(places) > 1:
+def _check_all_found_the_same(workers, found, output_dir):
+    different = {tuple(row) for row in workers.gather(found).tolist()}
+    if len(different) > 1:
         raise ValueError(
-            f"the workers found different checkpoints in output_dir {output_dir!r}: (epoch, step) "
-            f"{sorted(places)}; it must be a folder that all of them share"
+            f"the workers found different things in output_dir {output_dir!r}: (epoch, step, rows "
+            f"of metrics.csv) {sorted(different)}; it must be a folder that all of them share"
         )
 
 
-@contextlib.contextmanager
-def _saving(folder: RunFolder):
-    """Says why something could not be saved, and what is left."""
+def _log(writer, row: dict) -> None:
+    with writer.as_default(step=int(row["epoch"]) + 1):
+        for name, value in row.items():
+            tf.summary.scalar(name, value)
+    writer.flush()
+
+
+def _keep(folder: RunFolder, action: Callable, *arguments) -> None:
+    """Save something; if that fails, say why and what is left."""
     try:
-        yield
+        action(*arguments)
     except (OSError, tf.errors.OpError) as error:
         if isinstance(error, tf.errors.OpError) and not isinstance(
             error, (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)

@@ -38,7 +38,13 @@ class Metrics(tf.Module):
         self.top5.update_state(labels, logits)
 
     def result(self) -> dict[str, float]:
-        """`loss`, `accuracy` and `top5` as fractions, and of how many `images`."""
+        """`loss`, `accuracy` and `top5` as fractions, and of how many `images`.
+
+        Raises:
+            ValueError: if there were none.
+        """
+        if not self.loss.count.numpy():
+            raise ValueError("not one image could be read; check where they come from")
         means = {
             m.name: float(m.total.numpy()) / float(m.count.numpy())
             for m in (self.loss, self.accuracy, self.top5)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import contextlib
 import json
 import os
-import subprocess
 
 from irnet_tf.layers import check_choice
 import numpy as np
@@ -108,25 +107,16 @@ def _slurm() -> tf.distribute.cluster_resolver.SlurmClusterResolver:
                 return super()._resolve_own_rank()
             return sum(n for other, n in tasks.items() if other < host) + int(local)
 
+        def num_accelerators(self, task_type=None, task_id=None, config_proto=None):
+            return {"GPU": len(tf.config.list_physical_devices("GPU"))}
+
     # Jobs that share a host get ports of their own, below those that Linux hands out.
     port = 12_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 1000 * 16
     per_node = max(
         int(part.split("(")[0]) for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")
     )
-    visible = 0
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if devices is None:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=True).stdout
-            visible = listed.count(b"GPU ")
-        else:
-            visible = len([d for d in devices.split(",") if d])
-    if visible >= per_node:
-        resolver = Resolver(port_base=port, gpus_per_node=visible)
-    else:  # no GPUs, or Slurm has given each task its own
-        resolver = Resolver(
-            port_base=port, gpus_per_node=per_node, gpus_per_task=1, auto_set_gpu=False
-        )
+    # Which GPUs a task sees is Slurm's to say, not TensorFlow's.
+    resolver = Resolver(port_base=port, gpus_per_node=per_node, gpus_per_task=1, auto_set_gpu=False)
     resolver.cluster_spec()  # finds out which task this is
     return resolver
 
@@ -141,8 +131,10 @@ class Workers:
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
-        self.several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         resolver = strategy.cluster_resolver
+        self.several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and bool(
+            resolver.cluster_spec().as_dict()
+        )
         kind, index = (resolver.task_type, resolver.task_id) if self.several else (None, 0)
         has_chief = self.several and "chief" in resolver.cluster_spec().jobs
         self.is_chief = index == 0 and (kind == "chief" or not has_chief)
@@ -164,23 +156,23 @@ class Workers:
         """Which of the wishes any worker has. All workers must call it."""
         return list(self.gather(wishes).any(axis=0))
 
-    def chief_first(self, do: Callable[[], None]) -> None:
-        """What the chief alone does before the others go on. All workers must call it.
+    def together(self, do: Callable[[], None]) -> None:
+        """Do something that fails for all workers if it fails for one. All must call it.
 
         Raises:
-            ValueError: on the others too, if the chief had an error.
+            ValueError, OSError: what `do` raised here.
+            ValueError: if it failed on another worker.
         """
         error = None
-        if self.is_chief:
-            try:
-                do()
-            except (ValueError, OSError) as caught:
-                error = caught
+        try:
+            do()
+        except (ValueError, OSError) as caught:
+            error = caught
         [failed] = self.any(error is not None)
         if error:
             raise error
         if failed:
-            raise ValueError("the chief worker has stopped with an error; see its output")
+            raise ValueError("another worker has stopped with an error; see its output")
 
     @contextlib.contextmanager
     def noticing_loss(self):
@@ -196,4 +188,5 @@ class Workers:
         ) as error:
             if not self.several:
                 raise
-            raise WorkerLost(type(error).__name__) from error
+            reason = str(error).strip().splitlines()
+            raise WorkerLost(f"{type(error).__name__}: {reason[-1] if reason else ''}") from error
