@@ -2,7 +2,7 @@
 
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.training import Recipe
-from zoo.registry import register
+from zoo.registry import Weights, register
 
 _FLOAT = {"weight_bits": 32, "activation_bits": 32}
 
@@ -25,6 +25,10 @@ resnet20_bireal_1w1a = register(
     {"depth": 20, "structure": "bireal"},
     _RESNET20_1W1A,
     paper=(0.865,),
+    weights=Weights(
+        "cifar10_resnet20_bireal_1w1a.safetensors",
+        "6c6c609c2edf1e56274578f7abdabf6550cbd0e92582ee4393bb7c48cdb07cc4",
+    ),
 )
 resnet20_bireal_fp = register(
     "cifar10/resnet20_bireal_fp",
