@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import irnet_tf  # noqa: F401, chooses Keras 2 before TensorFlow is imported
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 
 ROOT = Path(__file__).parents[1]
@@ -88,3 +89,14 @@ def wait_for(process, text, seconds=300):
 
 def result_of(folder):
     return json.loads((Path(folder) / "result.json").read_text())
+
+
+def assert_same_run(folder, other):
+    """The same weights at the end, bit for bit, and the same accuracy."""
+    weights, expected = (
+        safetensors.numpy.load_file(Path(f) / "final.safetensors") for f in (folder, other)
+    )
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(weights[name], value, err_msg=name)
+    assert result_of(folder)["final"] == result_of(other)["final"]
