@@ -20,6 +20,7 @@ import tempfile
 import time
 
 from irnet_tf import layers as blocks
+from irnet_tf._compat import without_starvation_warning
 import larq as lq
 import numpy as np
 import tensorflow as tf
@@ -340,7 +341,7 @@ def _copy(model, make, weights=None, batch_size=None):
         return make(layer, {**layer.get_config(), "dtype": "float32"})
 
     images = tf.keras.Input(model.input_shape[1:], batch_size, "images", "float32")
-    with blocks.without_starvation_warning():
+    with without_starvation_warning():
         copy = tf.keras.models.clone_model(model, images, clone_function=clone)
     for layer in copy.layers:
         if layer.weights:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
+from irnet_tf._compat import LarqQuantizer
 import larq as lq
-from larq.quantizers import _BaseQuantizer  # Larq's metrics work for its subclasses alone
 from larq.utils import register_alias, register_keras_custom_object
 import numpy as np
 import tensorflow as tf
@@ -127,7 +127,7 @@ def _nearest_power_of_two(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitcast(bits, tf.float32), x.dtype)
 
 
-class _EDEQuantizer(_BaseQuantizer):
+class _EDEQuantizer(LarqQuantizer):
     """A one-bit quantizer with EDE's sharpness `t` as a variable of its own.
 
     `t` is float64 so that no precision is lost whatever the network computes in. Like

@@ -12,7 +12,7 @@ import re
 import struct
 
 from absl import logging
-from irnet_tf.layers import check_choice
+from irnet_tf._checks import check_choice
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm

@@ -7,10 +7,17 @@ activations flow past each binary convolution.
 
 from __future__ import annotations
 
-from irnet_tf.layers import Blocks, OptionAShortcut, check_choice, classifier, image_input
+from collections.abc import Callable
+import dataclasses
+
+from irnet_tf._checks import check_choice
+from irnet_tf.description import described
+from irnet_tf.layers import OptionAShortcut
+from irnet_tf.models.common import LayerFactory, classifier, image_input
 import tensorflow as tf
 
 
+@described(classifier="linear")
 def cifar_resnet(
     depth: int,
     *,
@@ -53,15 +60,15 @@ def cifar_resnet(
     """
     check_choice("depth", depth, (20, 32, 44, 56, 110))
     check_choice("structure", structure, ("bireal", "normal"))
-    blocks = Blocks(
+    make = LayerFactory(
         weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer, "fan_in"
     )
     x, inputs = image_input(input_shape, input_tensor)
 
-    x = blocks.conv(x, 16, 3, 1, "conv1")
-    x = blocks.batch_norm(x, "bn1")
+    x = make.conv(x, 16, 3, 1, "conv1")
+    x = make.batch_norm(x, "bn1")
     if structure == "bireal":
-        x = blocks.activation(x, "nonlinear1")
+        x = make.activation(x, "nonlinear1")
     for stage, filters in enumerate((16, 32, 64), start=1):
         for block in range((depth - 2) // 6):
             strides = 2 if stage > 1 and block == 0 else 1
@@ -69,14 +76,15 @@ def cifar_resnet(
             shortcut = x
             if strides > 1:
                 shortcut = OptionAShortcut(filters, strides, name=f"{prefix}.shortcut")(x)
-            x = _residual_block(blocks, x, shortcut, filters, strides, structure, prefix)
+            x = _residual_block(make, x, shortcut, filters, strides, structure, prefix)
     if include_top:
         # A fact of the authors' 1/32 network, found by comparing with its numbers.
         relu = structure == "normal" and activation_bits == 32
-        x = _head(blocks, x, num_classes, classifier_activation, "linear", activate=relu)
+        x = _head(make, x, num_classes, classifier_activation, "linear", activate=relu)
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
 
 
+@described(classifier=lambda arguments: _STEMS[arguments.get("stem", "imagenet")].classifier)
 def resnet(
     depth: int,
     *,
@@ -125,21 +133,11 @@ def resnet(
     check_choice("depth", depth, (18, 34))
     check_choice("stem", stem, ("imagenet", "cifar"))
     check_choice("structure", structure, ("bireal", "normal"))
-    blocks = Blocks(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
-    imagenet = stem == "imagenet"
-    default_shape = (224, 224, 3) if imagenet else (32, 32, 3)
-    x, inputs = image_input(input_shape or default_shape, input_tensor)
+    make = LayerFactory(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
+    own = _STEMS[stem]
+    x, inputs = image_input(input_shape or own.input_shape, input_tensor)
 
-    if imagenet:
-        x = blocks.conv(x, 64, 7, 2, "conv1")
-        x = blocks.batch_norm(x, "bn1")
-        x = blocks.activation(x, "nonlinear1")
-        x = blocks.max_pool(x, 3, 2, "maxpool")
-    else:
-        x = blocks.conv(x, 64, 3, 1, "conv1")
-        x = blocks.batch_norm(x, "bn1")
-        if structure == "bireal":
-            x = blocks.activation(x, "nonlinear1")
+    x = own.begin(make, x, structure)
     counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
     for stage, (filters, count) in enumerate(zip((64, 128, 256, 512), counts), start=1):
         for block in range(count):
@@ -147,34 +145,65 @@ def resnet(
             prefix = f"layer{stage}.{block}"
             shortcut = x
             if strides > 1:
-                branch = f"{prefix}.{'downsample' if imagenet else 'shortcut'}"
-                shortcut = blocks.conv(x, filters, 1, strides, f"{branch}.0")
-                shortcut = blocks.batch_norm(shortcut, f"{branch}.1")
-            x = _residual_block(blocks, x, shortcut, filters, strides, structure, prefix)
+                branch = f"{prefix}.{own.shortcut}"
+                shortcut = make.conv(x, filters, 1, strides, f"{branch}.0")
+                shortcut = make.batch_norm(shortcut, f"{branch}.1")
+            x = _residual_block(make, x, shortcut, filters, strides, structure, prefix)
     if include_top:
         if num_classes is None:
-            num_classes = 1000 if imagenet else 10
-        x = _head(blocks, x, num_classes, classifier_activation, "fc" if imagenet else "linear")
+            num_classes = own.num_classes
+        x = _head(make, x, num_classes, classifier_activation, own.classifier)
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
 
 
-def _residual_block(blocks, x, shortcut, filters, strides, structure, prefix):
-    x = blocks.binary_conv(x, filters, strides, f"{prefix}.conv1")
-    x = blocks.batch_norm(x, f"{prefix}.bn1")
+def _imagenet_stem(make, x, structure):
+    del structure
+    x = make.conv(x, 64, 7, 2, "conv1")
+    x = make.batch_norm(x, "bn1")
+    x = make.activation(x, "nonlinear1")
+    return make.max_pool(x, 3, 2, "maxpool")
+
+
+def _cifar_stem(make, x, structure):
+    x = make.conv(x, 64, 3, 1, "conv1")
+    x = make.batch_norm(x, "bn1")
+    return make.activation(x, "nonlinear1") if structure == "bireal" else x
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stem:
+    """How a ResNet-18 or 34 begins, and the names that the authors' module of it uses."""
+
+    begin: Callable
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    shortcut: str
+    classifier: str
+
+
+_STEMS = {
+    "imagenet": _Stem(_imagenet_stem, (224, 224, 3), 1000, "downsample", "fc"),
+    "cifar": _Stem(_cifar_stem, (32, 32, 3), 10, "shortcut", "linear"),
+}
+
+
+def _residual_block(make, x, shortcut, filters, strides, structure, prefix):
+    x = make.binary_conv(x, filters, strides, f"{prefix}.conv1")
+    x = make.batch_norm(x, f"{prefix}.bn1")
     if structure == "bireal":
         x = tf.keras.layers.Add(name=f"{prefix}.add1")([x, shortcut])
-    x = blocks.activation(x, f"{prefix}.nonlinear1")
+    x = make.activation(x, f"{prefix}.nonlinear1")
     if structure == "bireal":
         shortcut = x
-    x = blocks.binary_conv(x, filters, 1, f"{prefix}.conv2")
-    x = blocks.batch_norm(x, f"{prefix}.bn2")
+    x = make.binary_conv(x, filters, 1, f"{prefix}.conv2")
+    x = make.batch_norm(x, f"{prefix}.bn2")
     x = tf.keras.layers.Add(name=f"{prefix}.add2")([x, shortcut])
-    return blocks.activation(x, f"{prefix}.nonlinear2")
+    return make.activation(x, f"{prefix}.nonlinear2")
 
 
-def _head(blocks, x, num_classes, activation, name, activate=False):
+def _head(make, x, num_classes, activation, name, activate=False):
     x = tf.keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
-    x = blocks.batch_norm(x, "bn2")
+    x = make.batch_norm(x, "bn2")
     if activate:
-        x = blocks.activation(x, "nonlinear2")
+        x = make.activation(x, "nonlinear2")
     return classifier(x, num_classes, activation, name)

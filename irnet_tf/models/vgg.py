@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from irnet_tf.layers import Blocks, classifier, image_input
+from irnet_tf.description import described
+from irnet_tf.models.common import LayerFactory, classifier, image_input
 import tensorflow as tf
 
 
+@described(classifier="fc")
 def vgg_small(
     *,
     weight_bits: int = 1,
@@ -44,7 +46,7 @@ def vgg_small(
     Raises:
         ValueError: for an argument outside what is said above.
     """
-    blocks = Blocks(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
+    make = LayerFactory(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
     x, inputs = image_input(input_shape, input_tensor)
     if any(side is None or side < 8 for side in x.shape[1:3]):
         raise ValueError(
@@ -52,15 +54,15 @@ def vgg_small(
             f"got input_shape {tuple(x.shape[1:])}"
         )
 
-    x = blocks.conv(x, 128, 3, 1, "conv0")
-    x = blocks.batch_norm(x, "bn0")
-    x = blocks.activation(x, "nonlinear0")
+    x = make.conv(x, 128, 3, 1, "conv0")
+    x = make.batch_norm(x, "bn0")
+    x = make.activation(x, "nonlinear0")
     for i, filters in enumerate((128, 256, 256, 512, 512), start=1):
-        x = blocks.binary_conv(x, filters, 1, f"conv{i}")
+        x = make.binary_conv(x, filters, 1, f"conv{i}")
         if i % 2:
             x = tf.keras.layers.MaxPool2D(2, name=f"pool{i}")(x)
-        x = blocks.batch_norm(x, f"bn{i}")
-        x = blocks.activation(x, f"nonlinear{i}")
+        x = make.batch_norm(x, f"bn{i}")
+        x = make.activation(x, f"nonlinear{i}")
     if include_top:
         x = tf.keras.layers.Flatten(name="flatten")(x)
         x = classifier(x, num_classes, classifier_activation, "fc")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from irnet_tf._checks import check_choice
 from irnet_tf.ede import EDESchedule
-from irnet_tf.layers import check_choice
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irnet_tf.layers import without_starvation_warning
+from irnet_tf._compat import without_starvation_warning
 import tensorflow as tf
 
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 
-from irnet_tf.layers import check_choice
+from irnet_tf._checks import check_choice
 import numpy as np
 import tensorflow as tf
 

@@ -1,0 +1,155 @@
+"""What the builders of networks share.
+
+Layers carry the names of the authors' PyTorch modules (`layer1.0.conv1`), which is what
+weights from PyTorch go by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from irnet_tf._checks import check_choice, nearest
+from irnet_tf._compat import without_starvation_warning
+from irnet_tf.layers import HardTanh, SymmetricConv2D, SymmetricMaxPool2D
+import larq as lq
+import tensorflow as tf
+
+_ALIASES = ("libra_pb", "ede_sign", "ste_sign", "approx_sign", "swish_sign", "ste_tern",
+            "magnitude_aware_sign", "ste_heaviside", "dorefa_quantizer")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerFactory:
+    """Makes the layers of one network, given how it is quantized.
+
+    Attributes:
+        weight_bits: bits of the binary convolutions' weights, 1 or 32.
+        activation_bits: bits of their inputs, 1 or 32.
+        padding: `"same"` (TensorFlow's) or `"symmetric"` (PyTorch's); they differ where the
+            stride is above 1.
+        kernel_quantizer: what makes weights 1-bit; any Larq quantizer. None: Libra-PB.
+        input_quantizer: what makes activations 1-bit; any Larq quantizer. None: EDE's sign.
+        initializer_mode: `"fan_in"` or `"fan_out"` of the He-normal initialisation.
+
+    Raises:
+        ValueError: for values other than these.
+    """
+
+    weight_bits: int = 1
+    activation_bits: int = 1
+    padding: str = "same"
+    kernel_quantizer: object = None
+    input_quantizer: object = None
+    initializer_mode: str = "fan_out"
+
+    def __post_init__(self):
+        for name in ("weight_bits", "activation_bits"):
+            check_choice(name, getattr(self, name), (1, 32))
+        check_choice("padding", self.padding, ("same", "symmetric"))
+        for quantizer, bits in (
+            ("kernel_quantizer", self.weight_bits),
+            ("input_quantizer", self.activation_bits),
+        ):
+            if bits == 32 and getattr(self, quantizer) is not None:
+                kind = "weight_bits" if quantizer == "kernel_quantizer" else "activation_bits"
+                raise ValueError(
+                    f"{quantizer}={getattr(self, quantizer)!r} has no effect with {kind}=32; "
+                    f"leave it out or set {kind}=1"
+                )
+
+    def conv(self, x, filters, kernel_size, strides, name):
+        """A full-precision convolution without bias."""
+        return self._conv(x, filters, kernel_size, strides, name)
+
+    def binary_conv(self, x, filters, strides, name):
+        """A 3x3 convolution without bias, its weights and inputs quantized as asked for."""
+        quantizers = {}
+        if self.weight_bits == 1:
+            quantizers["kernel_quantizer"] = _fresh(self.kernel_quantizer or "libra_pb")
+        if self.activation_bits == 1:
+            quantizers["input_quantizer"] = _fresh(self.input_quantizer or "ede_sign")
+        return self._conv(x, filters, 3, strides, name, **quantizers)
+
+    def _conv(self, x, filters, kernel_size, strides, name, **quantizers):
+        symmetric = self.padding == "symmetric" and strides > 1 and kernel_size > 1
+        kind = SymmetricConv2D if symmetric else lq.layers.QuantConv2D
+        # As in PyTorch: not truncated.
+        initializer = tf.keras.initializers.VarianceScaling(
+            2.0, self.initializer_mode, "untruncated_normal"
+        )
+        with without_starvation_warning():
+            layer = kind(
+                filters,
+                kernel_size,
+                strides=strides,
+                padding="same",
+                use_bias=False,
+                kernel_initializer=initializer,
+                name=name,
+                **quantizers,
+            )
+        return layer(x)
+
+    def batch_norm(self, x, name):
+        return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+    def activation(self, x, name):
+        """Hardtanh in front of 1-bit activations, ReLU otherwise."""
+        layer = HardTanh if self.activation_bits == 1 else tf.keras.layers.ReLU
+        return layer(name=name)(x)
+
+    def max_pool(self, x, pool_size, strides, name):
+        symmetric = self.padding == "symmetric" and pool_size % 2
+        kind = SymmetricMaxPool2D if symmetric else tf.keras.layers.MaxPool2D
+        return kind(pool_size, strides, padding="same", name=name)(x)
+
+
+def _fresh(identifier):
+    """A quantizer of its own for every layer: `t` and metrics are not shared."""
+    if isinstance(identifier, str):
+        known = tf.keras.utils.get_custom_objects()
+        if identifier not in known and not hasattr(lq.quantizers, identifier):
+            raise ValueError(f"unknown quantizer {identifier!r}; {nearest(identifier, _ALIASES)}")
+    quantizer = lq.quantizers.get(identifier)
+    if isinstance(quantizer, lq.quantizers.Quantizer):
+        return type(quantizer).from_config(quantizer.get_config())
+    return quantizer
+
+
+def image_input(input_shape, input_tensor):
+    """The tensor that a network begins with, and the Keras input behind it.
+
+    Raises:
+        ValueError: if `input_shape` is not (height, width, channels).
+    """
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not shape[2] or any(s is not None and s < 1 for s in shape):
+        raise ValueError(
+            f"input_shape must be (height, width, channels) of positive numbers, got {input_shape}"
+        )
+    if input_tensor is None:
+        x = tf.keras.layers.Input(shape, name="images")
+        return x, x
+    if not tf.keras.backend.is_keras_tensor(input_tensor):
+        x = tf.keras.layers.Input(tensor=input_tensor, name="images")
+        return x, x
+    return input_tensor, tf.keras.utils.get_source_inputs(input_tensor)
+
+
+def classifier(x, num_classes, activation, name):
+    """A full-precision dense layer; also under mixed precision.
+
+    Raises:
+        ValueError: if `num_classes` is not a positive integer.
+    """
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be a positive integer, got {num_classes!r}")
+    x = tf.keras.layers.Dense(
+        num_classes,
+        activation=activation,
+        # PyTorch's default for linear layers: uniform within 1 / sqrt(fan_in).
+        kernel_initializer=tf.keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        dtype=tf.keras.backend.floatx(),
+        name=name,
+    )(x)
+    return x

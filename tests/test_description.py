@@ -1,0 +1,91 @@
+"""What a network says of itself, and that it can be built from that alone."""
+
+import json
+
+import irnet_tf
+from irnet_tf.description import Description, attach, describe, register_builder
+from irnet_tf.models import cifar_resnet, resnet, vgg_small
+import larq as lq
+import pytest
+
+
+@pytest.mark.parametrize(
+    "build, classifier",
+    [
+        (lambda: cifar_resnet(20, structure="normal", activation_bits=32), "linear"),
+        (lambda: vgg_small(num_classes=3, input_shape=(16, 16, 3)), "fc"),
+        (lambda: resnet(18, stem="cifar"), "linear"),
+        (lambda: resnet(18, input_shape=(64, 64, 3), classifier_activation="softmax"), "fc"),
+        (lambda: cifar_resnet(20, include_top=False), None),
+        (lambda: cifar_resnet(20, kernel_quantizer=lq.quantizers.DoReFa(3)), "linear"),
+        (lambda: cifar_resnet(20, input_quantizer=irnet_tf.EDESign(t=2.0)), "linear"),
+    ],
+)
+def test_a_network_is_built_anew_from_its_description_as_json(build, classifier):
+    model = build()
+    text = json.dumps(describe(model).to_dict())
+    again = Description.from_dict(json.loads(text)).build()
+    assert describe(again) == describe(model)
+    assert describe(model).classifier == classifier
+    if classifier:
+        assert model.get_layer(classifier) is model.layers[-1]
+    assert facts(again) == facts(model)
+
+
+def facts(model):
+    """Of every layer: class, name, shapes, and how it quantizes."""
+    return [
+        (
+            type(layer),
+            layer.name,
+            layer.output_shape,
+            [weight.shape for weight in layer.weights],
+            [
+                (type(quantizer), {**quantizer.get_config(), "name": None})
+                for kind in ("kernel_quantizer", "input_quantizer")
+                if (quantizer := getattr(layer, kind, None)) is not None
+            ],
+        )
+        for layer in model.layers
+    ]
+
+
+def test_outputs_are_told():
+    assert describe(vgg_small()).output == "logits"
+    assert describe(vgg_small(classifier_activation="softmax")).output == "probabilities"
+
+
+def test_what_lies_before_an_input_tensor_is_not_described():
+    images = cifar_resnet(20, include_top=False)
+    assert describe(vgg_small(input_tensor=images.input)) is None
+
+
+@pytest.mark.parametrize(
+    "values, says",
+    [
+        ([], "builder and arguments"),
+        ({"builder": "vgg_small"}, "builder and arguments"),
+        ({"builder": 3, "arguments": {}}, "builder must be str, got 3"),
+        ({"builder": "vgg_small", "arguments": {}, "colour": "red"}, "not colour"),
+        ({"builder": "vgg_small", "arguments": {}, "output": "numbers"}, "output must be one of"),
+        ({"builder": "vgg_small", "arguments": {}, "classes": "ab"}, "names of classes"),
+        ({"builder": "vgg_small", "arguments": {}, "preprocessing": {}}, "preprocessing must be"),
+    ],
+)
+def test_what_is_no_description_is_refused(values, says):
+    with pytest.raises(ValueError, match=says):
+        Description.from_dict(values)
+
+
+def test_an_unknown_builder_or_argument_is_named():
+    with pytest.raises(ValueError, match="unknown builder 'vgg_smal'; did you mean vgg_small"):
+        Description("vgg_smal", {}).build()
+    with pytest.raises(ValueError, match="no argument 'depth'; it has weight_bits"):
+        Description("vgg_small", {"depth": 20}).build()
+    with pytest.raises(ValueError, match="a builder 'vgg_small' already"):
+        register_builder("vgg_small", lambda: None)
+
+
+def test_it_can_be_attached_to_a_model_of_ones_own():
+    model = attach(vgg_small(), Description("vgg_small", {"num_classes": 10}, classes=("a", "b")))
+    assert describe(model).classes == ("a", "b")
