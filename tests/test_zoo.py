@@ -8,6 +8,7 @@ from irnet_tf.weights import read_facts, save_weights
 import numpy as np
 import pytest
 import zoo
+from zoo.registry import register, register_twin
 
 from tests.conftest import ROOT, run_train
 
@@ -153,3 +154,13 @@ def test_evaluating_a_shipped_file_gives_the_accuracy_in_the_table_to_the_last_i
 def test_what_is_trained_has_its_results_and_the_other_way_round():
     assert "digits/resnet20_bireal_1w1a" in TRAINED
     assert [n for n in zoo.list_models() if zoo.info(n).results] == TRAINED
+
+
+def test_a_second_network_of_one_name_is_refused():
+    name = "digits/resnet20_bireal_1w1a"
+    entry = zoo.info(name)
+    with pytest.raises(ValueError, match=f"has a network '{name}' already"):
+        register(name, entry.builder, {}, entry.recipe, preprocessing=entry.preprocessing)
+    with pytest.raises(ValueError, match="resnet20_bireal_fp' already"):
+        register_twin(name)
+    assert zoo.info(name) is entry

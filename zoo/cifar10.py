@@ -1,10 +1,9 @@
 """Networks of table 3 of the paper, for CIFAR-10."""
 
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
+from irnet_tf.preprocessing import CIFAR10
 from irnet_tf.training import Recipe
-from zoo.registry import Weights, register
-
-_FLOAT = {"weight_bits": 32, "activation_bits": 32}
+from zoo.registry import Weights, register, register_twin
 
 # As in the authors' code: 400 epochs of 128, 0.1 with a cosine.
 _RESNET20_1W32A = Recipe(
@@ -24,23 +23,21 @@ resnet20_bireal_1w1a = register(
     cifar_resnet,
     {"depth": 20, "structure": "bireal"},
     _RESNET20_1W1A,
+    preprocessing=CIFAR10,
     paper=(0.865,),
     weights=Weights(
         "cifar10_resnet20_bireal_1w1a.safetensors",
         "6c6c609c2edf1e56274578f7abdabf6550cbd0e92582ee4393bb7c48cdb07cc4",
+        54_752,
     ),
 )
-resnet20_bireal_fp = register(
-    "cifar10/resnet20_bireal_fp",
-    cifar_resnet,
-    {"depth": 20, "structure": "bireal", **_FLOAT},
-    _RESNET20_1W1A,
-)
+resnet20_bireal_fp = register_twin("cifar10/resnet20_bireal_1w1a")
 resnet20_normal_1w1a = register(
     "cifar10/resnet20_normal_1w1a",
     cifar_resnet,
     {"depth": 20, "structure": "normal"},
     _RESNET20_1W1A,
+    preprocessing=CIFAR10,
     paper=(0.854,),
 )
 resnet20_normal_1w32a = register(
@@ -48,28 +45,20 @@ resnet20_normal_1w32a = register(
     cifar_resnet,
     {"depth": 20, "structure": "normal", "activation_bits": 32},
     _RESNET20_1W32A,
+    preprocessing=CIFAR10,
     paper=(0.908,),
 )
-resnet20_normal_fp = register(
-    "cifar10/resnet20_normal_fp",
-    cifar_resnet,
-    {"depth": 20, "structure": "normal", **_FLOAT},
-    _RESNET20_1W32A,
-    paper=(0.917,),
+resnet20_normal_fp = register_twin("cifar10/resnet20_normal_1w32a", paper=(0.917,))
+vgg_small_1w1a = register(
+    "cifar10/vgg_small_1w1a", vgg_small, {}, _VGG_SMALL, preprocessing=CIFAR10, paper=(0.904,)
 )
-vgg_small_1w1a = register("cifar10/vgg_small_1w1a", vgg_small, {}, _VGG_SMALL, paper=(0.904,))
-vgg_small_fp = register("cifar10/vgg_small_fp", vgg_small, {**_FLOAT}, _VGG_SMALL, paper=(0.917,))
+vgg_small_fp = register_twin("cifar10/vgg_small_1w1a", paper=(0.917,))
 resnet18_normal_1w1a = register(
     "cifar10/resnet18_normal_1w1a",
     resnet,
     {"depth": 18, "stem": "cifar", "structure": "normal"},
     _RESNET18,
+    preprocessing=CIFAR10,
     paper=(0.915,),
 )
-resnet18_normal_fp = register(
-    "cifar10/resnet18_normal_fp",
-    resnet,
-    {"depth": 18, "stem": "cifar", "structure": "normal", **_FLOAT},
-    _RESNET18,
-    paper=(0.930,),
-)
+resnet18_normal_fp = register_twin("cifar10/resnet18_normal_1w1a", paper=(0.930,))

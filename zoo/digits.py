@@ -1,8 +1,9 @@
 """Networks for scikit-learn's embedded 8x8 digits, shown as 32x32 images."""
 
 from irnet_tf.models import cifar_resnet
+from irnet_tf.preprocessing import DIGITS
 from irnet_tf.training import Recipe
-from zoo.registry import Weights, register
+from zoo.registry import Weights, register, register_twin
 
 # Chosen to end within minutes on two cores.
 _RECIPE = Recipe(
@@ -19,14 +20,11 @@ resnet20_bireal_1w1a = register(
     cifar_resnet,
     {"depth": 20, "structure": "bireal"},
     _RECIPE,
+    preprocessing=DIGITS,
     weights=Weights(
         "digits_resnet20_bireal_1w1a.safetensors",
         "ccbec62eac6c42dbb923eafc50af94e6fd83c05bcef5b60967e5031dcbaa0cb2",
+        54_720,
     ),
 )
-resnet20_bireal_fp = register(
-    "digits/resnet20_bireal_fp",
-    cifar_resnet,
-    {"depth": 20, "structure": "bireal", "weight_bits": 32, "activation_bits": 32},
-    _RECIPE,
-)
+resnet20_bireal_fp = register_twin("digits/resnet20_bireal_1w1a")

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import irnet_tf
 from irnet_tf import weights as weight_files
+from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 from zoo.fetch import fetch
 
@@ -21,10 +22,11 @@ _entries: dict[str, Entry] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A weights file: its name and the SHA-256 of its bytes."""
+    """A weights file: its name, the SHA-256 of its bytes, and how many there are."""
 
     file: str
     sha256: str
+    size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Entry:
         name: `"family/network"`.
         builder: a function of `irnet_tf.models`.
         arguments: what the builder is called with.
-        recipe: how the network is trained.
+        preprocessing: what the network expects of an image.
+        recipes: how it can be trained, by name: `"paper"`, and others.
         paper: top-1 (and top-5) accuracy in the paper, as fractions; None where it has none.
         weights: trained weights, None where there are none yet.
     """
@@ -43,9 +46,15 @@ class Entry:
     name: str
     builder: Callable
     arguments: Mapping
-    recipe: Recipe
+    preprocessing: Preprocessing
+    recipes: Mapping[str, Recipe]
     paper: tuple[float, ...] | None = None
     weights: Weights | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The paper's."""
+        return self.recipes["paper"]
 
     @property
     def results(self) -> dict | None:
@@ -59,11 +68,39 @@ class Entry:
 
 
 def register(
-    name: str, builder: Callable, arguments: dict, recipe: Recipe, paper=None, weights=None
+    name: str,
+    builder: Callable,
+    arguments: Mapping,
+    recipe: Recipe,
+    *,
+    preprocessing: Preprocessing,
+    recipes: Mapping[str, Recipe] | None = None,
+    paper: tuple[float, ...] | None = None,
+    weights: Weights | None = None,
 ) -> Callable:
-    """Add a network to the zoo. Returns the function that loads it."""
-    entry = Entry(name, builder, MappingProxyType(arguments), recipe, paper, weights)
-    _entries[name] = entry
+    """Add a network to the zoo.
+
+    Args:
+        name: `"family/network"`.
+        builder: a function of `irnet_tf.models`.
+        arguments: what the builder is called with.
+        recipe: the paper's.
+        preprocessing: what the network expects of an image.
+        recipes: others than the paper's, such as `{"fast": ...}`.
+        paper: top-1 (and top-5) accuracy in the paper, as fractions.
+        weights: trained weights.
+
+    Returns:
+        The function that loads it.
+
+    Raises:
+        ValueError: if there is a network of that name already.
+    """
+    if name in _entries:
+        raise ValueError(f"the zoo has a network {name!r} already; choose another name")
+    recipes = MappingProxyType({"paper": recipe, **(recipes or {})})
+    arguments = MappingProxyType(dict(arguments))
+    _entries[name] = Entry(name, builder, arguments, preprocessing, recipes, paper, weights)
 
     def load_entry(weights: str | os.PathLike | None = "pretrained", **builder_arguments):
         return load(name, weights, **builder_arguments)
@@ -74,6 +111,33 @@ def register(
         f"`zoo.load({name!r}, weights, **builder_arguments)`. The paper has {stated}."
     )
     return load_entry
+
+
+def register_twin(name: str, recipe: Recipe | None = None, **changes) -> Callable:
+    """Add the full-precision twin of a network: the same name, but for `_fp` at its end.
+
+    Args:
+        name: of the binary network, which is in the zoo.
+        recipe: the paper's for the twin; None: that of the binary network.
+        **changes: `recipes`, `paper` and `weights` as of `register`. Without `recipes` the twin
+            has those of the binary network.
+
+    Returns:
+        The function that loads it.
+
+    Raises:
+        ValueError: as `register`.
+    """
+    entry = info(name)
+    changes.setdefault("recipes", {k: v for k, v in entry.recipes.items() if k != "paper"})
+    return register(
+        f"{name.rsplit('_', 1)[0]}_fp",
+        entry.builder,
+        {**entry.arguments, "weight_bits": 32, "activation_bits": 32},
+        recipe or entry.recipe,
+        preprocessing=entry.preprocessing,
+        **changes,
+    )
 
 
 def list_models() -> list[str]:
