@@ -15,6 +15,7 @@ require_keras_2()
 from irnet_tf.ede import EDECallback, EDESchedule, set_ede  # noqa: E402
 import irnet_tf.layers  # noqa: E402, F401, registers what saved models hold
 from irnet_tf.quantizers import EDESign, LibraPB, ede_sign, libra_pb  # noqa: E402
+import irnet_tf.variants  # noqa: E402, F401, registers what ablations name
 
 __version__ = "0.1.0"
 

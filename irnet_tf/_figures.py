@@ -1,0 +1,45 @@
+"""How pictures look: told apart in grey and at half size, and written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+# Dark to light, so that grey tells them apart, and with dashes and markers of their own.
+COLOURS = ("#1b1b5e", "#c2410c", "#0d8a72", "#a855b5", "#c9a227", "#6b7280")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def style(i: int) -> dict:
+    """Line style of the i-th of several curves."""
+    kinds = len(COLOURS)
+    return {
+        "color": COLOURS[i % kinds],
+        "linestyle": DASHES[(i + i // kinds) % kinds],
+        "marker": MARKERS[(i + 2 * (i // kinds)) % kinds],
+    }
+
+
+def new(width: float, height: float):
+    """A figure; sizes in inches, letters of 10 points."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, path) -> list[Path]:
+    """Write `path`.png and `path`.svg, each aside first; the same bytes for the same picture."""
+    import matplotlib
+
+    written = []
+    for suffix, extra in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        data = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "irnet_tf", "svg.fonttype": "none"}):
+            figure.savefig(data, format=suffix, **extra)
+        target = Path(f"{path}.{suffix}")
+        part = target.with_name(target.name + ".part")
+        part.write_bytes(data.getvalue())
+        part.replace(target)
+        written.append(target)
+    return written
