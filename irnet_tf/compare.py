@@ -195,16 +195,21 @@ def _changes(runs: list[Run]) -> list[str]:
             texts.append(run.name)
             continue
         peers = [other for other in runs if (other.network, other.data) == (run.network, run.data)]
-        names = {name for peer in peers for name in peer.settings}
         differing = [
             name
-            for name in sorted(names)
-            if len({json.dumps(p.settings[name]) for p in peers if name in p.settings}) > 1
+            for name in sorted({name for peer in peers for name in peer.settings})
+            if len(_values(name, peers)) > 1
         ]
         texts.append(
             ", ".join(f"{n.split('.')[-1]}={_short(run.settings.get(n))}" for n in differing)
         )
     return texts
+
+
+def _values(name: str, peers: list[Run]) -> set[str]:
+    """A builder's argument that is not given has its default; else an older run is silent."""
+    given = name.startswith("arguments.")
+    return {json.dumps(p.settings.get(name)) for p in peers if given or name in p.settings}
 
 
 def as_csv(groups: Sequence[Group]) -> str:
@@ -339,6 +344,8 @@ def _split_deviations(row: dict[str, str]) -> dict[str, str]:
 
 def _short(value) -> str:
     """A quantizer's or another object's config by its name."""
+    if value is None:
+        return "default"
     return str(value.get("class_name", value)) if isinstance(value, dict) else str(value)
 
 
