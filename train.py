@@ -77,7 +77,7 @@ def main(argv):
             model = zoo.load(FLAGS.model, weights, **arguments)
         workers = training.Workers(strategy)
         with workers.noticing_loss():
-            result = training.evaluate(model, images, recipe.augmentation, strategy)
+            result = training.evaluate(model, images, strategy)
         if workers.is_chief:
             count = images.test.num_examples
             skipped = count - result["images"]

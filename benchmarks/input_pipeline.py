@@ -89,6 +89,7 @@ def measure(data_dir):
 
     from irnet_tf import data
     from irnet_tf.data import augment
+    from irnet_tf.preprocessing import IMAGENET
     import tensorflow as tf
 
     images = data.load("imagenet2012", data_dir)
@@ -101,10 +102,8 @@ def measure(data_dir):
     batches = data.training_batches(
         images.train,
         batch_size=batch,
-        image_size=224,
+        preprocessing=IMAGENET,
         augmentation="imagenet",
-        mean=images.mean,
-        std=images.std,
         seed=0,
         epochs=1 + steps * batch // (images.train.num_examples // batch * batch),
     ).take(steps)

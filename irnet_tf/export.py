@@ -295,7 +295,7 @@ def _normalisation(model, uint8_input, mean, std):
     _require(
         mean is not None and std is not None,
         "uint8_input=True needs the mean and std that the network was trained with, of images "
-        "between 0 and 1, such as mean=irnet_tf.data.load(...).mean",
+        "between 0 and 1, such as irnet_tf.preprocessing.CIFAR10.mean",
     )
     mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     channels = model.input_shape[-1]
@@ -835,7 +835,7 @@ def main(argv):
     arguments = {name: value for name, value in arguments.items() if value is not None}
     model = zoo.load(options.model, weights, **arguments)
 
-    pixels, images_are, mean, std = _test_images(entry.recipe, model.input_shape[1:], options)
+    pixels, images_are, mean, std = _test_images(entry.recipe, model, options)
     if options.uint8_input and (mean is None or std is None):
         raise ValueError(
             "--uint8_input needs the normalisation that the network was trained with: give "
@@ -852,26 +852,26 @@ def main(argv):
     print(report_text(report) + f"\nwritten: {options.output}, with report.* beside it")
 
 
-def _test_images(recipe, shape, options):
+def _test_images(recipe, model, options):
     """(uint8 images, what they are, mean, std): the network's test data, or noise."""
     from irnet_tf import data
+    from irnet_tf.description import describe
+    from irnet_tf.preprocessing import Preprocessing
 
+    shape, expected = model.input_shape[1:], describe(model).preprocessing
     mean, std = (
         [float(v) for v in value] if value else None for value in (options.mean, options.std)
     )
     if options.data_dir is None and recipe.data != "digits":
         return _noise(options.images, shape), "noise, for want of --data_dir", mean, std
     source = data.load(recipe.data, options.data_dir)
-    mean, std = mean or source.mean, std or source.std
+    mean, std = mean or expected.mean, std or expected.std
     if shape[0] != shape[1] or shape[2] != 3:
         return _noise(options.images, shape), f"noise, as images are not {shape}", mean, std
     batches = data.evaluation_batches(
         source.test,
         batch_size=min(options.images, 64),
-        image_size=shape[0],
-        augmentation=recipe.augmentation,
-        mean=(0.0,) * 3,
-        std=(1.0,) * 3,
+        preprocessing=Preprocessing(shape[0], (0.0,) * 3, (1.0,) * 3, expected.crop),
     ).unbatch()
     chosen = [image for image, _ in batches.take(options.images).as_numpy_iterator()]
     return (

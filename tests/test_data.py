@@ -1,12 +1,17 @@
 """Where images come from, and what may not depend on how they are read."""
 
+import dataclasses
+
 from irnet_tf import data
 from irnet_tf.data import augment
 from irnet_tf.data.sources import Split
+from irnet_tf.preprocessing import CIFAR10, Preprocessing
 import numpy as np
 from PIL import Image
 import pytest
 import tensorflow as tf
+
+PLAIN = Preprocessing(32, (0.0,) * 3, (1.0,) * 3)  # from 0 ... 255 to 0 ... 1
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +31,8 @@ def counting_split(n=40, size=32):
 
 def batches(split, **changes):
     arguments = {
-        "batch_size": 8, "image_size": 32, "augmentation": "shift_and_flip", "mean": (0.0,) * 3,
-        "std": (1.0,) * 3, "seed": 3, "epochs": 3, **changes,
+        "batch_size": 8, "preprocessing": PLAIN, "augmentation": "shift_and_flip", "seed": 3,
+        "epochs": 3, **changes,
     }  # fmt: skip
     return [(x.numpy(), y.numpy()) for x, y in data.training_batches(split, **arguments)]
 
@@ -114,7 +119,7 @@ def test_evaluation_sees_every_image_once_in_order():
     parts = [
         (x.numpy(), y.numpy())
         for x, y in data.evaluation_batches(
-            split, batch_size=10, image_size=32, mean=(0.5,) * 3, std=(0.25,) * 3
+            split, batch_size=10, preprocessing=Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
         )
     ]
     images, labels = joined(parts)
@@ -175,13 +180,13 @@ def test_folder_takes_grey_transparent_and_palette_images(folder):
     Image.new("L", (30, 30), 77).save(folder / "train/cat/grey.png")
     Image.new("RGBA", (30, 30), (77, 77, 77, 0)).save(folder / "train/cat/clear.png")
     Image.new("P", (30, 30)).save(folder / "train/cat/palette.png")
-    images = data.load("x", str(folder))
+    images = data.load("cifar10", str(folder))
     assert joined(batches(images.train, batch_size=15, epochs=1))[0].shape == (15, 32, 32, 3)
 
 
 def test_val_may_stand_for_test(folder):
     (folder / "test").rename(folder / "val")
-    assert data.load("x", str(folder)).test.num_examples == 6
+    assert data.load("cifar10", str(folder)).test.num_examples == 6
 
 
 def remove(path):
@@ -204,7 +209,7 @@ def remove(path):
 def test_damaged_folders_are_named(folder, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
-        data.load("x", str(folder))
+        data.load("cifar10", str(folder))
 
 
 def test_missing_and_empty_data_dir(tmp_path):
@@ -218,8 +223,43 @@ def test_missing_and_empty_data_dir(tmp_path):
 
 
 def test_unknown_data_set():
-    with pytest.raises(ValueError, match="known are digits, cifar10"):
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; .*digits, cifar10"):
         data.load("mnist")
+
+
+def test_unknown_name_is_refused_beside_a_folder_too(folder):
+    with pytest.raises(ValueError, match="'cifra10'; did you mean cifar10?"):
+        data.load("cifra10", str(folder))
+
+
+def test_unknown_augmentation():
+    with pytest.raises(ValueError, match="augmentation must be one of .*'shift', .*got 'nope'"):
+        batches(counting_split(), augmentation="nope")
+
+
+@pytest.mark.parametrize("augmentation", ["none", "shift"])
+def test_a_folder_is_normalised_as_its_network_expects(folder, augmentation):
+    images = data.load("cifar10", str(folder))
+    [(plain, labels)] = batches(images.train, augmentation=augmentation, batch_size=12, epochs=1)
+    [(x, _)] = batches(
+        images.train, augmentation=augmentation, batch_size=12, epochs=1, preprocessing=CIFAR10
+    )
+    np.testing.assert_allclose(x, (plain - CIFAR10.mean) / CIFAR10.std, atol=1e-5)
+    [(y, order)] = data.evaluation_batches(images.train, batch_size=12, preprocessing=CIFAR10)
+    expected = (np.array([40, 190])[order][:, None] / 255 - CIFAR10.mean) / CIFAR10.std
+    np.testing.assert_allclose(y[:, 5, 5], expected, atol=0.1)
+
+
+def test_evaluation_is_what_the_preprocessing_makes_of_an_image(folder):
+    images = data.load("cifar10", str(folder))
+    cropped = dataclasses.replace(CIFAR10, crop=0.75, size=20)
+    i = -1
+    for i, (x, _) in enumerate(
+        data.evaluation_batches(images.test, batch_size=1, preprocessing=cropped)
+    ):
+        file, _ = images.test.read(tf.constant(i, tf.int64))
+        np.testing.assert_allclose(x, cropped(tf.io.decode_image(file)[None]), atol=1e-4)
+    assert i == 5
 
 
 def test_cifar10_through_tfds(tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 from irnet_tf import data, export
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
+from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
 import larq as lq
 import numpy as np
@@ -141,9 +142,7 @@ def test_the_trained_digits_network_agrees_on_every_test_image():
 
     model = zoo.load("digits/resnet20_bireal_1w1a", weights="pretrained")
     digits = data.load("digits")
-    batches = data.evaluation_batches(
-        digits.test, batch_size=64, image_size=32, mean=digits.mean, std=digits.std
-    )
+    batches = data.evaluation_batches(digits.test, batch_size=64, preprocessing=DIGITS)
     images = np.concatenate([x for x, _ in batches.as_numpy_iterator()])
     assert len(images) == 360
     expected = model.predict(images, verbose=0).argmax(1)

@@ -1,5 +1,6 @@
 """ImageNet as TFDS prepares it, and images of varied sizes in general."""
 
+import dataclasses
 import io
 import logging
 import os
@@ -7,13 +8,15 @@ import struct
 
 from irnet_tf import data
 from irnet_tf.data import augment
+from irnet_tf.preprocessing import IMAGENET, Preprocessing
 import numpy as np
 from PIL import Image
 import pytest
 import tensorflow as tf
 
 SIZES = [(90, 120), (120, 90), (64, 64), (75, 200), (150, 100), (33, 47)]
-MEAN, STD = np.array(data.sources.IMAGENET_MEAN), np.array(data.sources.IMAGENET_STD)
+MEAN, STD = np.array(IMAGENET.mean), np.array(IMAGENET.std)
+PLAIN = Preprocessing(32, (0.0,) * 3, (1.0,) * 3, crop=224 / 256)  # from 0 ... 255 to 0 ... 1
 
 
 def coordinates(height, width):
@@ -75,17 +78,14 @@ def shards(folder, split="train"):
 
 def training(split, **changes):
     arguments = {
-        "batch_size": 8, "image_size": 32, "augmentation": "imagenet", "mean": (0.0,) * 3,
-        "std": (1.0,) * 3, "seed": 3, "epochs": 2, **changes,
+        "batch_size": 8, "preprocessing": PLAIN, "augmentation": "imagenet", "seed": 3,
+        "epochs": 2, **changes,
     }  # fmt: skip
     return [(x.numpy(), y.numpy()) for x, y in data.training_batches(split, **arguments)]
 
 
 def evaluation(split, **changes):
-    arguments = {
-        "batch_size": 10, "image_size": 32, "augmentation": "imagenet", "mean": (0.0,) * 3,
-        "std": (1.0,) * 3, **changes,
-    }  # fmt: skip
+    arguments = {"batch_size": 10, "preprocessing": PLAIN, **changes}
     return [(x.numpy(), y.numpy()) for x, y in data.evaluation_batches(split, **arguments)]
 
 
@@ -138,7 +138,7 @@ def test_imagenet_evaluation_crop_at_224(size):
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     file = encoded(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
     split = data.Split(1, lambda index: (tf.constant(file), tf.constant(0)))
-    [(images, _)] = evaluation(split, image_size=224)
+    [(images, _)] = evaluation(split, preprocessing=dataclasses.replace(PLAIN, size=224))
     difference = np.abs(images[0] * 255 - pil_evaluation_crop(file, 224))
     assert difference.mean() < 0.5 and difference[2:-2, 2:-2].max() < 3 and difference.max() < 8
 
@@ -152,7 +152,9 @@ def test_evaluation_shares_the_images_among_workers(imagenet):
 
 def test_images_are_normalised(imagenet):
     plain, labels = joined(evaluation(imagenet.test))
-    normalised, again = joined(evaluation(imagenet.test, mean=imagenet.mean, std=imagenet.std))
+    normalised, again = joined(
+        evaluation(imagenet.test, preprocessing=dataclasses.replace(IMAGENET, size=32))
+    )
     np.testing.assert_array_equal(labels, again)
     np.testing.assert_allclose(normalised, (plain - MEAN) / STD, atol=1e-5)
 
@@ -179,9 +181,13 @@ def test_training_does_not_depend_on_workers_or_resumption(imagenet):
 
 def test_training_batches_have_a_static_shape(imagenet):
     batches = data.training_batches(
-        imagenet.train, batch_size=8, image_size=32, augmentation="imagenet", mean=(0.0,) * 3,
-        std=(1.0,) * 3, seed=0, epochs=1,
-    )  # fmt: skip
+        imagenet.train,
+        batch_size=8,
+        preprocessing=PLAIN,
+        augmentation="imagenet",
+        seed=0,
+        epochs=1,
+    )
     images, labels = batches.element_spec
     assert images.shape == (8, 32, 32, 3) and images.dtype == tf.float32
     assert labels.shape == (8,) and labels.dtype == tf.int32
@@ -194,11 +200,10 @@ def test_training_batches_have_a_static_shape(imagenet):
 def test_windows_lie_inside_the_image(size):
     numbers = np.random.default_rng(0).random((300, augment.RANDOM_NUMBERS)).astype(np.float32)
     numbers[0], numbers[1] = 0, np.nextafter(np.float32(1), np.float32(0))
-    for window in (augment.random_resized, augment.centre, augment.imagenet_centre):
-        for row in numbers if window is augment.random_resized else numbers[:1]:
-            top, left, height, width = window(tf.constant([*size, 3]), tf.constant(row))
-            assert top >= 0 and left >= 0 and height >= 1 and width >= 1
-            assert top + height <= size[0] and left + width <= size[1]
+    for row in numbers:
+        top, left, height, width = augment.random_resized(tf.constant([*size, 3]), tf.constant(row))
+        assert top >= 0 and left >= 0 and height >= 1 and width >= 1
+        assert top + height <= size[0] and left + width <= size[1]
 
 
 def test_random_windows_cover_the_published_range():

@@ -10,6 +10,7 @@ import time
 from irnet_tf import data, training
 from irnet_tf.data.sources import Split
 from irnet_tf.models import cifar_resnet
+from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 from irnet_tf.training.outputs import FIELDS, RunFolder
 import numpy as np
@@ -19,6 +20,7 @@ import tensorflow as tf
 
 from tests.conftest import ROOT, assert_same_run, result_of, run_train, start_train, wait_for
 
+PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)
 RECIPE = Recipe("digits", epochs=2, batch_size=8, learning_rate=0.05, augmentation="shift")
 
 
@@ -36,7 +38,7 @@ def tiny_data(n=24, size=8, bad=None):
         )
 
     split = Split(n, read, size)
-    return data.Data("tiny", split, split, ("a", "b", "c"), (0.5,) * 3, (0.25,) * 3)
+    return data.Data("tiny", split, split, ("a", "b", "c"))
 
 
 def tiny_network():
@@ -44,7 +46,7 @@ def tiny_network():
 
 
 def tiny_train(folder, recipe=RECIPE, **changes):
-    arguments = {"network": "tiny", **changes}
+    arguments = {"network": "tiny", "preprocessing": PREPROCESSING, **changes}
     return training.train(tiny_network, tiny_data(), recipe, str(folder), **arguments)
 
 
@@ -90,6 +92,8 @@ def test_imagenet_rate_is_the_published_one():
         ({"momentum": 1.0}, "momentum"),
         ({"schedule": "linear"}, "schedule must be one of"),
         ({"t_min": 0.0}, "t_min"),
+        ({"augmentation": "nope"}, "augmentation must be one of .*got 'nope'"),
+        ({"decay_at": (0.3, 7.0)}, "decay_at must hold shares .*7.0"),
     ],
 )
 def test_bad_recipes_are_refused(changes, message):
@@ -176,7 +180,7 @@ def test_final_weights_evaluate_to_the_accuracy_in_the_result(finished):
     model = tiny_network()
     for which in ("final", "best"):
         facts = load_weights(model, folder / f"{which}.safetensors")
-        again = training.evaluate(model, tiny_data())
+        again = training.evaluate(model, tiny_data(), preprocessing=PREPROCESSING)
         assert again["accuracy"] == pytest.approx(result[which]["accuracy"], abs=1e-9)
         assert facts["accuracy"] == result[which]["accuracy"]
         assert facts["network"] == "tiny" and facts["data"]["name"] == "tiny"
@@ -237,7 +241,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "plot", plot_then_blow_up)
         with pytest.raises(ValueError, match="loss is nan in epoch 2.*last good checkpoint is"):
-            training.train(build, calm, RECIPE, str(tmp_path), network="tiny")
+            training.train(
+                build, calm, RECIPE, str(tmp_path), network="tiny", preprocessing=PREPROCESSING
+            )
     assert len(RunFolder(tmp_path).read_rows(9)) == 1
     assert tf.train.latest_checkpoint(tmp_path / "checkpoints").endswith("ckpt-1")
     blow_up.assign(0.0)
@@ -255,10 +261,17 @@ def test_an_unreadable_image_is_named_when_it_is_met(tmp_path):
                 Image.fromarray(noise).save(tmp_path / split / name / f"{i}.jpg")
     broken = tmp_path / "train" / "b" / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:900])  # the header is whole, the picture is not
-    images = data.load("x", str(tmp_path))
+    images = data.load("digits", str(tmp_path))
     network = lambda: cifar_resnet(20, input_shape=(8, 8, 3), num_classes=2)  # noqa: E731
     with pytest.raises(ValueError, match="cannot read .*train/b/2.jpg"):
-        training.train(network, images, RECIPE, str(tmp_path / "run"), network="tiny")
+        training.train(
+            network,
+            images,
+            RECIPE,
+            str(tmp_path / "run"),
+            network="tiny",
+            preprocessing=PREPROCESSING,
+        )
 
 
 # ---- killed and started again ------------------------------------------------------------------
@@ -388,7 +401,13 @@ def test_mixed_precision_trains_float32_weights(tmp_path, policy):
 
     recipe = RECIPE.changed(epochs=1)
     training.train(
-        build, tiny_data(), recipe, str(tmp_path), network="tiny", mixed_precision=policy
+        build,
+        tiny_data(),
+        recipe,
+        str(tmp_path),
+        network="tiny",
+        preprocessing=PREPROCESSING,
+        mixed_precision=policy,
     )
     [row] = RunFolder(tmp_path).read_rows(9)
     assert row["train_loss"] < 3 and row["test_loss"] > 0

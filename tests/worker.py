@@ -12,6 +12,7 @@ import dataclasses
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, training
 from irnet_tf.models import cifar_resnet
+from irnet_tf.preprocessing import DIGITS
 from irnet_tf.training import Recipe, run
 import numpy as np
 import tensorflow as tf
@@ -61,6 +62,7 @@ def main():
         RECIPE,
         flags.output_dir,
         network="digits",
+        preprocessing=DIGITS,
         strategy=strategy,
         sync_batch_norm=flags.sync_batch_norm,
         jit_compile=flags.jit_compile,

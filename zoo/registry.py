@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import irnet_tf
 from irnet_tf import weights as weight_files
+from irnet_tf.description import attach, describe
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 from zoo.fetch import fetch
@@ -187,6 +188,10 @@ def load(name: str, weights: str | os.PathLike | None = "pretrained", **builder_
     elif weights is not None:
         path = Path(weights)
     model = entry.builder(**{**entry.arguments, **builder_arguments})
+    description = describe(model)
+    if description is not None:
+        expected = dataclasses.replace(entry.preprocessing, size=model.input_shape[1])
+        attach(model, dataclasses.replace(description, network=name, preprocessing=expected))
     if path is not None:
         classes = len(weight_files.read_facts(path)["data"]["classes"])
         skip = builder_arguments.get("num_classes", classes) != classes

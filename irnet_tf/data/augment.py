@@ -21,32 +21,17 @@ RANDOM_NUMBERS = 10
 # ---- windows: what is cropped ------------------------------------------------------------------
 
 
-def centre(shape: tf.Tensor, numbers=None, share: float = 1.0) -> tf.Tensor:
-    """The square in the middle, `share` of the shorter side.
-
-    Args:
-        shape: height and width first, int32.
-        numbers: not used.
-
-    Returns:
-        int32 `[4]`: top, left, height and width of a part that lies inside the image.
-    """
-    del numbers
-    side = tf.cast(tf.reduce_min(shape[:2]), tf.float32) * share
-    extent = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
-    return tf.concat([(shape[:2] - extent) // 2, [extent, extent]], 0)
-
-
-def imagenet_centre(shape: tf.Tensor, numbers=None) -> tf.Tensor:
-    """As if the shorter side were made 256 for a crop of 224: the middle 7 / 8; see `centre`."""
-    return centre(shape, numbers, share=224 / 256)
-
-
 def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """8 to 100 % of the area, 3 / 4 to 4 / 3 as wide as high, somewhere in the image.
 
-    A window that would stick out is made as large as the image allows. Args and returns as of
-    `centre`.
+    A window that would stick out is made as large as the image allows.
+
+    Args:
+        shape: height and width first, int32.
+        numbers: float32 `[RANDOM_NUMBERS]`.
+
+    Returns:
+        int32 `[4]`: top, left, height and width of a part that lies inside the image.
     """
     size = tf.cast(shape[:2], tf.float32)
     area = tf.reduce_prod(size) * (0.08 + 0.92 * numbers[0])
@@ -58,14 +43,14 @@ def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 
 def crop(
-    image: tf.Tensor, window: Callable, numbers: tf.Tensor, shrink_to: int | None = None
+    image: tf.Tensor, window: Callable, numbers: tf.Tensor | None, shrink_to: int | None = None
 ) -> tf.Tensor:
     """Cut a window out of an image; of a JPEG file only that part is decoded.
 
     Args:
         image: the bytes of a JPEG, PNG, GIF or BMP file, string `[]`, or pixels, uint8
             `[height, width, 3]`.
-        window: such as `centre`.
+        window: such as `random_resized`, a function of the image's shape and of `numbers`.
         numbers: what the window depends on, float32 `[RANDOM_NUMBERS]`.
         shrink_to: if given, a window at least 2, 4 or 8 times as large both ways comes
             shrunk by that, which JPEG decoding does at a gain.
@@ -186,24 +171,23 @@ def jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, and how test images are cropped.
+    """What is done to training images.
 
     Attributes:
-        window: which part of a training image is cropped; see `centre`.
+        window: which part of a training image is cropped; see `random_resized`. None: the
+            network's own square, as in evaluation.
         mirrored: whether half of the crops are mirrored.
         change: from images `[b, size, size, 3]`, 0 to 255, and numbers to such images.
-        evaluation_window: which part of a test image is cropped.
     """
 
-    window: Callable = centre
+    window: Callable | None = None
     mirrored: bool = False
     change: Callable = keep
-    evaluation_window: Callable = centre
 
 
 AUGMENTATIONS = {
     "none": Augmentation(),
     "shift": Augmentation(change=shift),
     "shift_and_flip": Augmentation(change=shift_and_flip),
-    "imagenet": Augmentation(random_resized, True, jitter, imagenet_centre),
+    "imagenet": Augmentation(random_resized, True, jitter),
 }

@@ -6,8 +6,10 @@ import contextlib
 import re
 
 from absl import logging
+from irnet_tf._checks import check_choice
 from irnet_tf.data import augment
 from irnet_tf.data.sources import Split
+from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
 
@@ -19,10 +21,8 @@ def training_batches(
     split: Split,
     *,
     batch_size: int,
-    image_size: int,
+    preprocessing: Preprocessing,
     augmentation: str,
-    mean,
-    std,
     seed: int,
     epochs: int,
     first_epoch: int = 0,
@@ -40,9 +40,8 @@ def training_batches(
     Args:
         split: the training images.
         batch_size: global, over all workers and replicas.
-        image_size: side of the images that come out.
+        preprocessing: of the network: side and normalisation of the images that come out.
         augmentation: a key of `irnet_tf.data.augment.AUGMENTATIONS`.
-        mean, std: per channel, of images between 0 and 1.
         seed: of order and augmentation, 0 to 2**31 - 1.
         epochs: how many the whole run has.
         first_epoch, first_step: where to begin.
@@ -50,13 +49,14 @@ def training_batches(
         replicas: devices of this worker; each gets a batch of its own in turn.
 
     Returns:
-        A dataset of `(images, labels)`: float32 `[b, image_size, image_size, 3]`, normalised,
-        and int32 `[b]`, where `b = batch_size / (workers * replicas)`.
+        A dataset of `(images, labels)`: float32 `[b, size, size, 3]`, normalised, and
+        int32 `[b]`, where `b = batch_size / (workers * replicas)`.
 
     Raises:
-        ValueError: if the batch is larger than the split, or does not divide by
-            `workers * replicas`.
+        ValueError: if the augmentation is not known, the batch is larger than the split, or it
+            does not divide by `workers * replicas`.
     """
+    check_choice("augmentation", augmentation, augment.AUGMENTATIONS)
     steps = steps_per_epoch(split, batch_size)
     if batch_size % (workers * replicas):
         raise ValueError(
@@ -85,33 +85,28 @@ def training_batches(
         return tf.data.Dataset.range(first * replicas, steps * replicas).map(examples)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
-    return _load(
-        batches, split, image_size, augment.AUGMENTATIONS[augmentation], mean, std, local, True
-    )
+    return _load(batches, split, preprocessing, augment.AUGMENTATIONS[augmentation], local)
 
 
 def evaluation_batches(
     split: Split,
     *,
     batch_size: int,
-    image_size: int,
-    augmentation: str = "none",
-    mean,
-    std,
+    preprocessing: Preprocessing,
     workers: int = 1,
     worker: int = 0,
 ) -> tf.data.Dataset:
     """Every image of a split once, in its order, the last batch as small as it comes.
 
-    Args and returns as in `training_batches`; worker `i` of `n` gets every n-th image.
+    Images come as `preprocessing` makes them. Args and returns as in `training_batches`; worker
+    `i` of `n` gets every n-th image.
     """
 
     indices = tf.data.Dataset.range(split.num_examples).shard(workers, worker).batch(batch_size)
     batches = indices.map(
         lambda indices: (indices, tf.zeros([tf.size(indices), augment.RANDOM_NUMBERS]))
     )
-    kept = augment.Augmentation(window=augment.AUGMENTATIONS[augmentation].evaluation_window)
-    return _load(batches, split, image_size, kept, mean, std, batch_size, False)
+    return _load(batches, split, preprocessing, None, batch_size)
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -129,35 +124,40 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return steps
 
 
-def _load(batches, split, size, augmentation, mean, std, batch_size, training):
-    """From batches of (indices, random numbers) to batches of (images, labels)."""
-    whole = split.side == size and augmentation.window is augment.centre
-    load = _load_batchwise if whole else _load_one_by_one
-    batches = load(batches, split, size, augmentation, mean, std, batch_size, training)
+def _load(batches, split, preprocessing, augmentation, batch_size):
+    """From batches of (indices, random numbers) to batches of (images, labels).
+
+    Without an augmentation it is an evaluation.
+    """
+    training = augmentation is not None
+    augmentation = augmentation or augment.Augmentation()
+    window = augmentation.window or (lambda shape, numbers: preprocessing.square(shape))
+    whole = augmentation.window is None and preprocessing.crop == 1
+    if split.side == preprocessing.size and whole:
+
+        def read(indices, numbers):
+            images, labels = split.read(indices)
+            return preprocessing.normalise(augmentation.change(images, numbers)), labels
+
+        batches = batches.map(read, tf.data.AUTOTUNE, deterministic=True)
+    else:
+        batches = _load_one_by_one(
+            batches, split, preprocessing, augmentation, window, batch_size, training
+        )
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _load_batchwise(batches, split, size, augmentation, mean, std, batch_size, training):
-    del size, batch_size, training
-
-    def read(indices, numbers):
-        images, labels = split.read(indices)
-        images = tf.cast(augmentation.change(images, numbers), tf.float32) / 255.0
-        return (images - tf.constant(mean)) / tf.constant(std), labels
-
-    return batches.map(read, tf.data.AUTOTUNE, deterministic=True)
-
-
-def _load_one_by_one(batches, split, size, augmentation, mean, std, batch_size, training):
+def _load_one_by_one(batches, split, preprocessing, augmentation, window, batch_size, training):
     """Reads a few images at a time, in parallel; errors are caught image by image."""
+    size = preprocessing.size
 
     def read(index, numbers):
         image, label = split.read(index)
-        image = augment.crop(image, augmentation.window, numbers, size if training else None)
+        image = augment.crop(image, window, numbers, size if training else None)
         if augmentation.mirrored:
             image = augment.mirror(image, numbers)
         images = tf.image.resize(image[None], (size, size), antialias=not training)
-        images = _normalise(augmentation.change(images, numbers[None]), mean, std)
+        images = _normalise(augmentation.change(images, numbers[None]), preprocessing)
         return images[0], label
 
     def read_some(indices, numbers):
@@ -196,12 +196,12 @@ def _load_one_by_one(batches, split, size, augmentation, mean, std, batch_size, 
     return some.rebatch(batch_size, drop_remainder=training)
 
 
-def _normalise(images, mean, std):
-    """From 0 ... 255 to the given mean and standard deviation of images between 0 and 1."""
+def _normalise(images, preprocessing):
+    """As `preprocessing.normalise`."""
     shape = images.shape
     rows = tf.reshape(tf.cast(images, tf.float32), [-1, shape[2] * 3])  # few and long: fast
-    mean, std = (np.tile(255 * np.float32(x), shape[2]) for x in (mean, std))
-    return tf.reshape((rows - mean) / std, [-1, *shape[1:]])
+    scale, offset = (np.tile(x, shape[2]) for x in preprocessing.scale_and_offset())
+    return tf.reshape(rows * scale + offset, [-1, *shape[1:]])
 
 
 def _reporter(split):

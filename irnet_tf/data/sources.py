@@ -12,15 +12,11 @@ import re
 import struct
 
 from absl import logging
-from irnet_tf._checks import check_choice
+from irnet_tf._checks import check_choice, nearest
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 _CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 )  # fmt: skip
@@ -56,15 +52,12 @@ class Data:
         name: what it is, as it is to be named beside an accuracy.
         train, test: its splits.
         class_names: in the order of the labels.
-        mean, std: per channel, of images between 0 and 1.
     """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
     @property
     def num_classes(self) -> int:
@@ -76,7 +69,7 @@ def load(name: str, data_dir: str | None = None, *, unreadable: str = "stop") ->
 
     Args:
         name: `"digits"`, `"cifar10"` or `"imagenet2012"`. If `data_dir` holds a folder `train`
-            of class folders, those images are taken instead, whatever the name: a user's own.
+            of class folders, those images are taken instead: a user's own.
         data_dir: where the data is. For `"cifar10"` and `"imagenet2012"` the folder that
             TensorFlow Datasets prepared; without it TFDS's own default is used, and cifar10
             is downloaded if need be. For images of one's own: `train/CLASS/*.jpg|png` and
@@ -94,6 +87,11 @@ def load(name: str, data_dir: str | None = None, *, unreadable: str = "stop") ->
             no image, or if a prepared data set is missing or damaged.
     """
     check_choice("unreadable", unreadable, ("stop", "skip"))
+    if name not in _SOURCES:
+        raise ValueError(
+            f"unknown data set {name!r}; {nearest(name, _SOURCES)} Images of your own go by any "
+            "of these names, with a data_dir that holds train/CLASS/*.jpg|png"
+        )
     if data_dir is not None:
         root = Path(data_dir)
         if not root.is_dir():
@@ -102,11 +100,6 @@ def load(name: str, data_dir: str | None = None, *, unreadable: str = "stop") ->
             raise ValueError(f"data_dir {data_dir!r} is empty; it should hold the images")
         if (root / "train").is_dir():
             return _folder(root, unreadable)
-    if name not in _SOURCES:
-        raise ValueError(
-            f"unknown data set {name!r}; known are {', '.join(_SOURCES)}, and a data_dir that "
-            "holds train/CLASS/*.jpg|png"
-        )
     return _SOURCES[name](data_dir, unreadable)
 
 
@@ -150,8 +143,6 @@ def _digits(data_dir, unreadable) -> Data:
         _in_memory(x, y),
         _in_memory(xt, yt),
         tuple(map(str, digits.target_names)),
-        (0.5,) * 3,
-        (0.5,) * 3,
     )
 
 
@@ -185,8 +176,6 @@ def _cifar10(data_dir, unreadable) -> Data:
         splits["train"],
         splits["test"],
         _CIFAR10_CLASSES,
-        CIFAR10_MEAN,
-        CIFAR10_STD,
     )
 
 
@@ -219,8 +208,6 @@ def _folder(root: Path, unreadable: str) -> Data:
         _files(classes, train, unreadable),
         _files(classes, test, unreadable),
         classes,
-        IMAGENET_MEAN,
-        IMAGENET_STD,
     )
 
 
@@ -302,8 +289,6 @@ def _imagenet2012(data_dir, unreadable) -> Data:
         _records(builder.info, "train", unreadable),
         _records(builder.info, "validation", unreadable),
         tuple(builder.info.features["label"].names),
-        IMAGENET_MEAN,
-        IMAGENET_STD,
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from irnet_tf._checks import check_choice
+from irnet_tf.data.augment import AUGMENTATIONS
 from irnet_tf.ede import EDESchedule
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
@@ -54,6 +55,12 @@ class Recipe:
 
     def __post_init__(self):
         check_choice("schedule", self.schedule, ("cosine", "step"))
+        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
+        if not all(0 < share < 1 for share in self.decay_at):
+            raise ValueError(
+                f"decay_at must hold shares of the training, above 0 and below 1, such as 0.3 for "
+                f"epoch 30 of 100; got {self.decay_at!r}"
+            )
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

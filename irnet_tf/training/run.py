@@ -17,7 +17,9 @@ import time
 from irnet_tf import data as data_module
 from irnet_tf import weights
 from irnet_tf.data import pipeline
+from irnet_tf.description import describe
 from irnet_tf.ede import ede_k, set_ede
+from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import step as steps
 from irnet_tf.training.outputs import RunFolder, best_row, versions
 from irnet_tf.training.recipe import Recipe
@@ -44,6 +46,7 @@ def train(
     *,
     network: str,
     arguments: dict | None = None,
+    preprocessing: Preprocessing | None = None,
     strategy: tf.distribute.Strategy | None = None,
     seed: int = 0,
     ede: bool = True,
@@ -70,6 +73,7 @@ def train(
         output_dir: the run folder.
         network: the network's name, kept with the weights.
         arguments: the builder's, kept with the weights.
+        preprocessing: of images; None: what the network's description says.
         strategy: which devices share the work; None: one device.
         seed: of initial weights, order and augmentation, 0 to 2**31 - 1.
         ede: whether `t` follows the recipe's schedule; otherwise it stays at `t_min`, which
@@ -158,6 +162,7 @@ def train(
             tf.keras.mixed_precision.set_global_policy(mixed_precision)
         with strategy.scope():
             model = build()
+            preprocessing = _preprocessing(model, preprocessing)
             if sync_batch_norm:
                 model = steps.synchronise_batch_norm(model)
             optimizer = steps.make_optimizer(recipe, steps_per_epoch)
@@ -184,11 +189,11 @@ def train(
             say(f"going on after epoch {int(epoch)} of {recipe.epochs}, step {int(step)}")
 
         batches = _distributed_batches(
-            strategy, data, recipe, model.input_shape[1], seed, int(epoch), int(step)
+            strategy, data, recipe, preprocessing, seed, int(epoch), int(step)
         )
         train_step = steps.make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
         average_statistics = steps.make_average_statistics(model, strategy)
-        evaluate_epoch = _Evaluation(model, data, recipe.augmentation, strategy)
+        evaluate_epoch = _Evaluation(model, data, preprocessing, strategy)
         writer = tf.summary.create_file_writer(str(folder.tensorboard))
         saved = time.perf_counter()
         iterator = iter(batches)
@@ -289,31 +294,41 @@ def train(
 def evaluate(
     model: tf.keras.Model,
     data: data_module.Data,
-    augmentation: str = "none",
     strategy: tf.distribute.Strategy | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
 ) -> dict[str, float]:
     """`loss`, `accuracy` and `top5`, as fractions, over every test image, and how many `images`.
 
     Args:
         model: a network that gives logits, `[batch, size, size, 3]` to `[batch, classes]`.
         data: the data set; its test split is used, normalised as in training.
-        augmentation: the recipe's, which says how test images are cropped.
         strategy: whose scope the model was made in; None: one device.
+        preprocessing: of images; None: what the network's description says.
     """
+    strategy = strategy or tf.distribute.get_strategy()
     with data_module.naming_unreadable_images():
-        return _Evaluation(model, data, augmentation, strategy or tf.distribute.get_strategy())()
+        return _Evaluation(model, data, _preprocessing(model, preprocessing), strategy)()
+
+
+def _preprocessing(model, given):
+    description = describe(model)
+    found = given or (description and description.preprocessing)
+    if found is None:
+        raise ValueError(
+            "the network does not say what it expects of an image; give preprocessing, an "
+            "irnet_tf.preprocessing.Preprocessing"
+        )
+    return found
 
 
 class _Evaluation:
-    def __init__(self, model, data, augmentation, strategy):
+    def __init__(self, model, data, preprocessing, strategy):
         def batches(context):
             return data_module.evaluation_batches(
                 data.test,
                 batch_size=_EVALUATION_BATCH,
-                image_size=model.input_shape[1],
-                augmentation=augmentation,
-                mean=data.mean,
-                std=data.std,
+                preprocessing=preprocessing,
                 workers=context.num_input_pipelines,
                 worker=context.input_pipeline_id,
             )
@@ -330,15 +345,13 @@ class _Evaluation:
         return self._metrics.result()
 
 
-def _distributed_batches(strategy, data, recipe, size, seed, first_epoch, first_step):
+def _distributed_batches(strategy, data, recipe, preprocessing, seed, first_epoch, first_step):
     def batches(context):
         return data_module.training_batches(
             data.train,
             batch_size=recipe.batch_size,
-            image_size=size,
+            preprocessing=preprocessing,
             augmentation=recipe.augmentation,
-            mean=data.mean,
-            std=data.std,
             seed=seed,
             epochs=recipe.epochs,
             first_epoch=first_epoch,
