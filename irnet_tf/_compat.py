@@ -1,7 +1,7 @@
-"""Private parts of Larq and Keras that this project relies on, each with a test of its own.
+"""Private parts of Larq, Keras and Larq Compute Engine that this project relies on.
 
-Nothing else in the project touches a private name of theirs, so that the day one of them
-changes is a day with one red test.
+Each has a test of its own, and nothing else in the project touches a private name of theirs,
+so that the day one of them changes is a day with one red test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ import logging
 
 from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
 
-__all__ = ["LarqQuantizer", "without_starvation_warning"]
+__all__ = [
+    "LarqQuantizer",
+    "is_functional",
+    "lce_interpreter",
+    "nodes_in_order",
+    "parse_tflite",
+    "serialise_tflite",
+    "tflite_schema",
+    "without_starvation_warning",
+]
 
 
 @contextlib.contextmanager
@@ -24,3 +33,41 @@ def without_starvation_warning():
         yield
     finally:
         log.setLevel(level)
+
+
+def is_functional(model) -> bool:
+    """Whether a Keras model is a graph of layers that can be followed."""
+    return getattr(model, "_is_graph_network", False)
+
+
+def nodes_in_order(model):
+    """The uses of layers (`node.layer`, `node.parent_nodes`), each behind those it reads."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]
+
+
+def tflite_schema():
+    """The classes of the TFLite format, from Larq Compute Engine."""
+    from larq_compute_engine.mlir.python import tflite_schema
+
+    return tflite_schema
+
+
+def parse_tflite(file: bytes):
+    """A TFLite file as an object tree of `tflite_schema`."""
+    schema = tflite_schema()
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(file, 0))
+
+
+def serialise_tflite(model) -> bytes:
+    """The other way round."""
+    from larq_compute_engine.mlir.python import util
+
+    return util._convert_model_from_object_to_bytearray(model)
+
+
+def lce_interpreter(file: bytes):
+    """Larq's interpreter of a TFLite file, one thread."""
+    from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+    return Interpreter(file, num_threads=1)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from irnet_tf import data, export
+from irnet_tf.export import lce, plan
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
@@ -363,7 +364,7 @@ def not_finite():
 )
 def test_what_cannot_be_converted_is_refused_before_work_begins(make, message, monkeypatch):
     model = make()
-    monkeypatch.setattr(export, "_convert", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(lce, "convert", lambda *_: pytest.fail("work has begun"))
     with pytest.raises(ValueError, match=message):
         export.to_lce(model)
 
@@ -375,7 +376,7 @@ def test_larq_computes_less_than_a_kernel_wrongly():
     too_small = small(side=2)
     allowed = pytest.MonkeyPatch()
     with allowed.context() as patch:
-        patch.setattr(export, "_check_span", lambda _: None)
+        patch.setattr(plan, "check_span", lambda *_: None)
         file = export.to_lce(too_small)
     assert difference(too_small, file, noise(too_small)) > 0.1
 
@@ -385,7 +386,7 @@ def test_larq_computes_less_than_a_kernel_wrongly():
 
 def run(*flags):
     return subprocess.run(
-        [sys.executable, "-m", "irnet_tf.export", *map(str, flags)],
+        [sys.executable, "-m", "zoo.export", *map(str, flags)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -401,7 +402,7 @@ def test_command_line(tmp_path):
     save_weights(model, tmp_path / "mine.safetensors", facts)
     output = tmp_path / "device" / "net.tflite"
     process = run(
-        f"--model={name}",
+        name,
         f"--weights={tmp_path / 'mine.safetensors'}",
         f"--output={output}",
         "--uint8_input",
@@ -432,7 +433,7 @@ def test_command_line(tmp_path):
 
 
 def test_command_line_says_what_is_wrong(tmp_path):
-    process = run("--model=digits/resnet21", f"--output={tmp_path / 'net.tflite'}")
+    process = run("digits/resnet21", f"--output={tmp_path / 'net.tflite'}")
     assert process.returncode == 1
     assert "unknown model 'digits/resnet21'; did you mean" in process.stderr
     assert "Traceback" not in process.stderr

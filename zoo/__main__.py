@@ -1,5 +1,7 @@
 """`python -m zoo`: the networks as a table."""
 
+import sys
+
 from irnet_tf.weights import packed_size
 import tensorflow as tf
 import zoo
@@ -42,4 +44,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["export"]:
+        from zoo import export
+
+        export.main(sys.argv[2:])
+    else:
+        main()
