@@ -40,10 +40,10 @@ def make_step(entry, arguments, batch, jit_compile):
     step = make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
 
     def run():
-        begin = time.perf_counter()
+        begin = time.process_time()
         step(iterator)
         metrics.loss.result().numpy()  # wait for it
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     return run
 
@@ -54,7 +54,10 @@ def main():
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--jit_compile", action="store_true")
+    parser.add_argument("--mixed_precision", help="a Keras policy, such as mixed_bfloat16")
     flags = parser.parse_args()
+    if flags.mixed_precision:
+        tf.keras.mixed_precision.set_global_policy(flags.mixed_precision)
     entry = zoo.info(flags.model)
     steps = {n: make_step(entry, a, flags.batch, flags.jit_compile) for n, a in NETWORKS.items()}
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from irnet_tf._fuse import fused_on_cpu
 import larq as lq
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
@@ -12,17 +13,24 @@ def hard_tanh(x: tf.Tensor) -> tf.Tensor:
 
     @tf.custom_gradient
     def call(x):
-        def grad(dy):
-            if x.dtype != tf.float32:
-                return tf.where(tf.abs(x) <= 1, dy, tf.zeros_like(dy))
-            # The same in one pass over memory: two narrow bits have the range -1 to 1 exactly.
-            return tf.quantization.fake_quant_with_min_max_args_gradient(
-                dy, x, min=-1, max=1, num_bits=2, narrow_range=True
-            )
-
-        return tf.clip_by_value(x, -1, 1), grad
+        return _clip(x), lambda dy: _clip_gradient(x, dy)
 
     return call(x)
+
+
+@fused_on_cpu(tf.bfloat16)
+def _clip(x):
+    return tf.clip_by_value(x, -1, 1)
+
+
+@fused_on_cpu(tf.bfloat16)
+def _clip_gradient(x, dy):
+    if x.dtype != tf.float32:
+        return tf.where(tf.abs(x) <= 1, dy, tf.zeros_like(dy))
+    # The same in one pass over memory: two narrow bits have the range -1 to 1 exactly.
+    return tf.quantization.fake_quant_with_min_max_args_gradient(
+        dy, x, min=-1, max=1, num_bits=2, narrow_range=True
+    )
 
 
 @register_keras_custom_object
@@ -101,10 +109,15 @@ class OptionAShortcut(tf.keras.layers.Layer):
         if missing < 0:
             raise ValueError(f"cannot shrink {input_shape[-1]} channels to {self.filters}")
         self._padding = [[0, 0], [0, 0], [0, 0], [missing // 2, missing - missing // 2]]
+        self._fused = fused_on_cpu()(self._subsample_and_pad)
         super().build(input_shape)
 
-    def call(self, inputs):
-        return tf.pad(inputs[:, :: self.strides, :: self.strides], self._padding)
+    def call(self, inputs, training=None):
+        # Compiled for training alone: what goes to devices stays what converters know.
+        return self._fused(inputs) if training else self._subsample_and_pad(inputs)
+
+    def _subsample_and_pad(self, x):
+        return tf.pad(x[:, :: self.strides, :: self.strides], self._padding)
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters, "strides": self.strides}
