@@ -16,6 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter about
 from absl import app, flags, logging
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, training
+from irnet_tf._checks import check_choice
+from irnet_tf.training.groups import scale_residual_branches
 from irnet_tf.training.strategy import STRATEGIES
 import tensorflow as tf
 import zoo
@@ -23,6 +25,7 @@ import zoo
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 flags.DEFINE_string("model", "digits/resnet20_bireal_1w1a", "a name of zoo.list_models()")
+flags.DEFINE_string("recipe", "paper", "which of the network's recipes: paper, fast")
 flags.DEFINE_string("data_dir", None, "where the data is; a folder with train/CLASS/* is your own")
 flags.DEFINE_enum("unreadable", "stop", ["stop", "skip"], "what to do at a damaged image")
 flags.DEFINE_string("output_dir", None, "the run folder; runs/MODEL if not given")
@@ -30,6 +33,8 @@ flags.DEFINE_integer("epochs", None, "passes over the data; the recipe's if not 
 flags.DEFINE_integer("batch_size", None, "global batch size; the recipe's if not given")
 flags.DEFINE_float("learning_rate", None, "highest learning rate; the recipe's if not given")
 flags.DEFINE_float("weight_decay", None, "L2 decay; the recipe's if not given")
+flags.DEFINE_float("t_max", None, "EDE's sharpness towards the end; the recipe's if not given")
+flags.DEFINE_string("schedule", None, "cosine, linear or step; the recipe's if not given")
 flags.DEFINE_integer("seed", 0, "of initial weights, order and augmentation")
 flags.DEFINE_enum("strategy", "auto", STRATEGIES, "which devices share the work")
 flags.DEFINE_enum(
@@ -54,11 +59,15 @@ def main(argv):
     if len(argv) > 1:
         raise ValueError(f"did not understand {' '.join(argv[1:])}; flags begin with --")
     entry = zoo.info(FLAGS.model)
-    recipe = entry.recipe.changed(
+    check_choice("recipe", FLAGS.recipe, entry.recipes)
+    recipe = entry.recipes[FLAGS.recipe].changed(
         epochs=FLAGS.epochs,
         batch_size=FLAGS.batch_size,
         learning_rate=FLAGS.learning_rate,
         weight_decay=FLAGS.weight_decay,
+        t_max=FLAGS.t_max,
+        schedule=FLAGS.schedule,
+        mixed_precision=FLAGS.mixed_precision,
     )
     output_dir = output_folder()
     strategy = training.make_strategy(FLAGS.strategy)
@@ -89,8 +98,14 @@ def main(argv):
             )
         return
 
+    def build():
+        model = zoo.load(FLAGS.model, FLAGS.weights, **arguments)
+        if FLAGS.weights is None and recipe.residual_gamma != 1:
+            scale_residual_branches(model, recipe.residual_gamma)
+        return model
+
     result = training.train(
-        lambda: zoo.load(FLAGS.model, FLAGS.weights, **arguments),
+        build,
         images,
         recipe,
         output_dir,
@@ -100,7 +115,7 @@ def main(argv):
         seed=FLAGS.seed,
         ede=FLAGS.ede == "on",
         jit_compile=FLAGS.jit_compile,
-        mixed_precision=FLAGS.mixed_precision,
+        mixed_precision=recipe.mixed_precision,
         sync_batch_norm=FLAGS.sync_batch_norm,
         resume=FLAGS.resume,
         overwrite=FLAGS.overwrite,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from irnet_tf.quantizers import _EDEQuantizer
+from irnet_tf.quantizers import EDESign, _EDEQuantizer
 import tensorflow as tf
 
 
@@ -39,7 +39,7 @@ def ede_k(t: float) -> float:
     return max(1 / t, 1.0)
 
 
-def set_ede(model: tf.Module, t: float) -> None:
+def set_ede(model: tf.Module, t: float, activations: float | None = None) -> None:
     """Set the sharpness of every Libra-PB and EDE-sign quantizer in `model`.
 
     A model without any, such as a full-precision network, is left as it is.
@@ -47,15 +47,18 @@ def set_ede(model: tf.Module, t: float) -> None:
     Args:
         model: a Keras model, layer or quantizer.
         t: sharpness, above 0.
+        activations: of EDE-sign quantizers, if it is to be another than of Libra-PB's.
 
     Raises:
-        ValueError: if `t` is not above 0.
+        ValueError: if a sharpness is not above 0.
     """
-    if not t > 0:
-        raise ValueError(f"t, the sharpness of EDE, must be above 0, got {t}")
+    for value in (t, t if activations is None else activations):
+        if not value > 0:
+            raise ValueError(f"t, the sharpness of EDE, must be above 0, got {value}")
     for module in (model, *model.submodules):
         if isinstance(module, _EDEQuantizer):
-            module.t.assign(t)
+            own = activations is not None and isinstance(module, EDESign)
+            module.t.assign(activations if own else t)
 
 
 class EDECallback(tf.keras.callbacks.Callback):

@@ -11,6 +11,9 @@ from irnet_tf.ede import EDESchedule
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
 
+PRECISIONS = (None, "mixed_bfloat16", "mixed_float16")
+_SMALLEST, _LARGEST = 1e-37, 1e37  # of what float32 holds
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -21,14 +24,21 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: global, over all devices.
         learning_rate: at its highest.
-        schedule: `"cosine"` (to zero) or `"step"` (a tenth at each of `decay_at`).
+        schedule: `"cosine"` or `"linear"` (to zero), or `"step"` (a tenth at each of `decay_at`).
         decay_at: shares of training at which `"step"` divides the rate by ten.
         warmup: share of training over which the rate rises linearly to `learning_rate`.
         warmup_from: rate at which the warm-up begins.
         momentum: of the gradient.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: L2, added to the gradient of every parameter, as the authors had it.
+        binary_weight_decay: of 1-bit kernels instead; None: as all.
+        batch_norm_weight_decay: of batch norm's gamma and beta instead; None: as all.
+        classifier_rate: what the classifier's learning rate is multiplied by.
+        residual_gamma: at which gamma begins of the batch norms that end a residual branch; see
+            `scale_residual_branches`.
         t_min, t_max: EDE's sharpness at the beginning and towards the end.
+        activation_t_min, activation_t_max: for activations instead; None: as for weights.
+        mixed_precision: Keras policy, `"mixed_bfloat16"` or `"mixed_float16"`; None: float32.
         augmentation: a key of `irnet_tf.data.augment.AUGMENTATIONS`.
         scale_rate: whether rates follow when only the batch size is changed (linear scaling,
             Goyal et al., 2017).
@@ -48,13 +58,20 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    binary_weight_decay: float | None = None
+    batch_norm_weight_decay: float | None = None
+    classifier_rate: float = 1.0
+    residual_gamma: float = 1.0
     t_min: float = 1e-1
     t_max: float = 1e1
+    activation_t_min: float | None = None
+    activation_t_max: float | None = None
+    mixed_precision: str | None = None
     augmentation: str = "none"
     scale_rate: bool = False
 
     def __post_init__(self):
-        check_choice("schedule", self.schedule, ("cosine", "step"))
+        check_choice("schedule", self.schedule, ("cosine", "linear", "step"))
         check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         if not all(0 < share < 1 for share in self.decay_at):
             raise ValueError(
@@ -65,14 +82,16 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for name, bound in (("weight_decay", math.inf), ("momentum", 1), ("warmup", 1)):
-            if not 0 <= getattr(self, name) < bound:
-                raise ValueError(
-                    f"{name} must be at least 0 and below {bound}, got {getattr(self, name)}"
-                )
-        EDESchedule(self.t_min, self.t_max)
+        for name in ("learning_rate", "classifier_rate", "residual_gamma"):
+            _check_range(name, getattr(self, name), _SMALLEST, _LARGEST)
+        decays = ("weight_decay", "binary_weight_decay", "batch_norm_weight_decay")
+        for name in (*decays, "warmup_from"):
+            if getattr(self, name) is not None:
+                _check_range(name, getattr(self, name), 0, _LARGEST)
+        for name in ("momentum", "warmup"):
+            _check_range(name, getattr(self, name), 0, 1)
+        check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
+        self.ede, self.activation_ede  # noqa: B018, they check
 
     def changed(self, **changes) -> Recipe:
         """This recipe with some values replaced; what is None is left as it is."""
@@ -85,7 +104,16 @@ class Recipe:
 
     @property
     def ede(self) -> EDESchedule:
+        """Of weights."""
         return EDESchedule(self.t_min, self.t_max)
+
+    @property
+    def activation_ede(self) -> EDESchedule:
+        """Of activations."""
+        return EDESchedule(
+            self.t_min if self.activation_t_min is None else self.activation_t_min,
+            self.t_max if self.activation_t_max is None else self.activation_t_max,
+        )
 
     def learning_rate_schedule(self, steps_per_epoch: int) -> LearningRate:
         return LearningRate(
@@ -96,6 +124,11 @@ class Recipe:
             warmup=self.warmup,
             warmup_from=self.warmup_from,
         )
+
+
+def _check_range(name, value, low, bound):
+    if not low <= value < bound:
+        raise ValueError(f"{name} must be at least {low:g} and below {bound:g}, got {value}")
 
 
 @register_keras_custom_object
@@ -114,6 +147,8 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
         progress = tf.cast(step, tf.float32) / self.total_steps
         if self.schedule == "cosine":
             rate = self.peak * 0.5 * (1 + tf.cos(math.pi * progress))
+        elif self.schedule == "linear":
+            rate = self.peak * (1 - progress)
         else:
             decays = tf.reduce_sum(tf.cast(progress >= tf.constant(self.decay_at), tf.float32))
             rate = self.peak * 10.0**-decays

@@ -204,7 +204,8 @@ def train(
         while int(epoch) < recipe.epochs:
             # ---- an epoch: EDE's t, then all steps -------------------------------------------
             t = recipe.ede(int(epoch) / recipe.epochs) if ede else recipe.t_min
-            set_ede(model, t)
+            progress = int(epoch) / recipe.epochs if ede else 0.0
+            set_ede(model, t, recipe.activation_ede(progress))
             number = int(epoch) + 1
             begin, first_step = time.perf_counter(), int(step)
             bar = tqdm(

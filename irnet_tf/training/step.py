@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from irnet_tf._compat import without_starvation_warning
+from irnet_tf.training.groups import decays_and_rates
 import tensorflow as tf
 
 
@@ -63,6 +64,8 @@ def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=Fal
     the momentum.
     """
     variables = model.trainable_variables
+    by_name = decays_and_rates(model, recipe)
+    groups = [by_name[variable.name] for variable in variables]
     scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
     def differentiate(images, labels):
@@ -78,8 +81,8 @@ def make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile=Fal
         if scaled:
             gradients = optimizer.get_unscaled_gradients(gradients)
         gradients = [
-            g + tf.cast(recipe.weight_decay, g.dtype) * w
-            for g, w in zip(gradients, variables, strict=True)
+            tf.cast(factor, g.dtype) * (g + tf.cast(decay, g.dtype) * w)
+            for g, w, (decay, factor) in zip(gradients, variables, groups, strict=True)
         ]
         optimizer.apply_gradients(
             zip(gradients, variables, strict=True), skip_gradients_aggregation=True
