@@ -22,6 +22,8 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
     package_data={"zoo": ["weights/*.safetensors", "results/**/*"]},
+    # Lets irnet_tf find networks by name without knowing who has them.
+    entry_points={"irnet_tf.networks": ["zoo = zoo:load"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "tensorflow==2.19.*",
@@ -39,6 +41,7 @@ setup(
         "setuptools; python_version >= '3.12'",  # distutils for tensorflow-datasets 4.8
         "scikit-learn",
         "tensorboard==2.19.*",
+        "tomli; python_version < '3.11'",
         "tqdm",
     ],
     extras_require={

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from irnet_tf._files import write_atomically
+
 # Dark to light, so that grey tells them apart, and with dashes and markers of their own.
 COLOURS = ("#1b1b5e", "#c2410c", "#0d8a72", "#a855b5", "#c9a227", "#6b7280")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -29,7 +31,7 @@ def new(width: float, height: float):
 
 
 def save(figure, path) -> list[Path]:
-    """Write `path`.png and `path`.svg, each aside first; the same bytes for the same picture."""
+    """Write `path`.png and `path`.svg; the same bytes for the same picture."""
     import matplotlib
 
     written = []
@@ -37,9 +39,6 @@ def save(figure, path) -> list[Path]:
         data = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": "irnet_tf", "svg.fonttype": "none"}):
             figure.savefig(data, format=suffix, **extra)
-        target = Path(f"{path}.{suffix}")
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(data.getvalue())
-        part.replace(target)
-        written.append(target)
+        written.append(Path(f"{path}.{suffix}"))
+        write_atomically(written[-1], data.getvalue())
     return written

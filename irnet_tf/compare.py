@@ -15,12 +15,12 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from pathlib import Path
 import statistics
 import sys
 
 from irnet_tf import _figures
+from irnet_tf._files import write_atomically
 
 # Of config.json's identity: the seed, and what follows from data and network.
 _NO_CHANGE = ("network", "seed", "data.classes", "recipe.data", "arguments.num_classes")
@@ -285,9 +285,7 @@ def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         for name, text in (("table.csv", as_csv(groups)), ("table.md", as_markdown(groups))):
-            part = out / f".{name}.part"
-            part.write_text(text)
-            os.replace(part, out / name)
+            write_atomically(out / name, text)
         draw(groups, out / "curves", title)
     return groups
 

@@ -1,0 +1,182 @@
+"""What is inside a network, against counts made by hand."""
+
+import csv
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+from irnet_tf import analysis
+from irnet_tf.analysis import __main__ as command
+from irnet_tf.description import Description, attach
+from irnet_tf.preprocessing import Preprocessing
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import ROOT
+
+
+def network(kernel, quantizer="libra_pb", input_quantizer="ede_sign"):
+    height, width, channels, filters = kernel.shape
+    images = tf.keras.layers.Input((8, 8, channels))
+    x = lq.layers.QuantConv2D(
+        filters,
+        (height, width),
+        kernel_quantizer=quantizer,
+        input_quantizer=input_quantizer,
+        kernel_constraint="weight_clip" if quantizer == "ste_sign" else None,
+        use_bias=False,
+        name="conv",
+    )(images)
+    model = tf.keras.Model(images, tf.keras.layers.GlobalAveragePooling2D()(x))
+    model.get_layer("conv").set_weights([kernel])
+    return model
+
+
+def count(bits):
+    """Entropy of a bit from how often it is one of two values, by the definition."""
+    values = list(np.ravel(bits))
+    shares = [values.count(value) / len(values) for value in set(values)]
+    return -sum(p * math.log2(p) for p in shares)
+
+
+def test_entropy_of_known_shares():
+    np.testing.assert_allclose(
+        analysis.entropy([0, 0.5, 1, 0.25]), [0, 1, 0, 2 - 0.75 * math.log2(3)], atol=1e-15
+    )
+
+
+SKEWED = {
+    "normal": lambda rng, shape: rng.normal(0, 0.1, shape),
+    "shifted": lambda rng, shape: rng.normal(0.05, 0.1, shape),
+    "each channel shifted": lambda r, shape: r.normal(r.normal(0, 0.1, shape[-1]), 0.1, shape),
+    "exponential": lambda rng, shape: rng.exponential(1, shape),
+    "lognormal": lambda rng, shape: rng.lognormal(0, 1, shape),
+    "uniform": lambda rng, shape: rng.uniform(-1, 1, shape),
+    "beta": lambda rng, shape: rng.beta(1, 4, shape) - 0.1,
+}
+
+
+@pytest.mark.parametrize("kind", SKEWED)
+@pytest.mark.parametrize("shape", [(3, 3, 16, 64), (3, 3, 64, 64), (1, 1, 512, 64)])
+def test_entropy_of_libra_pb_is_not_below_the_plain_signs(kind, shape, rng):
+    kernel = SKEWED[kind](rng, shape).astype(np.float32)
+    [facts] = analysis.analyse(network(kernel))
+    binary = tf.keras.utils.get_custom_objects()["libra_pb"]()(kernel).numpy()
+    libra_pb = np.mean([count(binary[..., i]) for i in range(64)])
+    plain = np.mean([count(kernel[..., i] >= 0) for i in range(64)])
+    assert libra_pb >= plain
+    assert facts.weight_entropy == pytest.approx(libra_pb, abs=1e-12)
+    assert facts.plain_entropy == pytest.approx(plain, abs=1e-12)
+
+
+def test_it_is_below_where_the_median_is_zero_and_the_mean_is_not(rng):
+    """Libra-PB balances by the mean. Where tails differ that is not the median."""
+    kernel = rng.lognormal(0, 1, (3, 3, 64, 32))
+    kernel = (kernel - np.median(kernel, (0, 1, 2))).astype(np.float32)
+    [facts] = analysis.analyse(network(kernel))
+    assert facts.weight_entropy < 0.95 < facts.plain_entropy
+
+
+def test_scales_errors_and_cosines(rng):
+    kernel = rng.normal(0.02, 0.1, (3, 3, 8, 4))
+    kernel[..., 3] = np.where(rng.random((3, 3, 8)) < 0.02, 10, 0.01) * rng.choice(
+        [-1, 1], (3, 3, 8)
+    )
+    kernel = kernel.astype(np.float32)
+    [facts] = analysis.analyse(network(kernel))
+    w = kernel.reshape(72, 4).astype(float)
+    standard = (w - w.mean(0)) / w.std(0, ddof=1)
+    s = np.array([round(math.log2(m)) for m in np.abs(standard).mean(0)])
+    assert len(set(s)) > 1
+    assert facts.exponents == {v: list(s).count(v) / 4 for v in sorted(set(s))}
+    q = np.sign(standard) * 2.0**s
+    assert facts.error == pytest.approx(np.mean((standard - q) ** 2), rel=1e-5)
+    assert facts.plain_error == pytest.approx(
+        np.mean((w / w.std(0, ddof=1) - np.sign(w)) ** 2), rel=1e-5
+    )
+    cosines = [
+        w[:, i] @ q[:, i] / np.linalg.norm(w[:, i]) / np.linalg.norm(q[:, i]) for i in range(4)
+    ]
+    assert facts.cosine == pytest.approx(np.mean(cosines), rel=1e-5)
+    assert facts.weight_balance == pytest.approx(np.mean(standard > 0))
+
+
+def test_a_plain_sign_is_its_own_plain_sign(rng):
+    [facts] = analysis.analyse(network(rng.normal(0, 0.3, (3, 3, 8, 4)), "ste_sign"))
+    assert facts.weight_entropy == facts.plain_entropy and facts.error == facts.plain_error
+    assert (facts.quantizer, facts.exponents) == ("SteSign", {0: 1.0})
+
+
+def test_activations_are_counted_over_all_images(rng):
+    images = rng.normal(0, 1, (5, 8, 8, 3)).astype(np.float32)
+    images[..., 0] = np.abs(images[..., 0])  # a channel without information
+    images[..., 1] += 1
+    model = network(rng.normal(size=(3, 3, 3, 4)))
+    [facts] = analysis.analyse(model, [images[:2], images[2:]])
+    assert facts.activation_entropy == pytest.approx(
+        np.mean([count(images[..., i] >= 0) for i in range(3)]), abs=1e-6
+    )
+    assert facts.activation_balance == pytest.approx(np.mean(images >= 0))
+    assert facts.silent_channels == pytest.approx(1 / 3)
+
+
+def test_what_cannot_be_known_is_left_out(rng):
+    model = network(rng.normal(size=(3, 3, 3, 4)))
+    [facts] = analysis.analyse(model, latent=False)
+    assert facts.weight_entropy is not None
+    assert facts.cosine is facts.error is facts.plain_entropy is facts.activation_entropy is None
+    assert "cosine" not in analysis.as_markdown([facts])
+    with pytest.raises(ValueError, match="no binary layer"):
+        analysis.analyse(network(rng.normal(size=(3, 3, 3, 4)), None, None))
+    with pytest.raises(ValueError, match="not one image"):
+        analysis.analyse(model, [])
+
+
+def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rng):
+    model = network(rng.normal(size=(3, 3, 3, 4)))
+    model = tf.keras.Sequential(
+        [tf.keras.layers.AveragePooling2D(4, input_shape=(32, 32, 3)), *model.layers[1:]]
+    )
+    attach(model, Description("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3)))
+    monkeypatch.setattr(command, "_by_name", lambda name: model)
+    command.main(["some/name", "--data=digits", "--images=70", f"--out={tmp_path}"])
+    printed = capsys.readouterr().out
+    assert (tmp_path / "layers.md").read_text() in printed and "Latent weights" in printed
+    [row] = csv.DictReader((tmp_path / "layers.csv").read_text().splitlines())
+    assert row["name"] == "conv" and float(row["activation_entropy"]) > 0.5
+    text = "".join(ElementTree.parse(tmp_path / "layers.svg").getroot().itertext())
+    for words in (
+        "entropy of weights, bit",
+        "conv",
+        "70 test images of digits",
+        "layer, from input",
+    ):
+        assert words in text
+    assert (tmp_path / "layers.png").stat().st_size > 10_000
+
+
+def test_a_run_folder_has_its_latent_weights(tmp_path, monkeypatch, rng):
+    kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    tf.train.Checkpoint(model=network(kernel)).save(tmp_path / "checkpoints/ckpt")
+    (tmp_path / "best.safetensors").touch()
+    monkeypatch.setattr(command, "_by_name", lambda name: network(0 * kernel))
+    model, latent = command.load(str(tmp_path))
+    np.testing.assert_array_equal(model.get_layer("conv").get_weights()[0], kernel)
+    assert latent
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match="no run folder"):
+        command.load(str(tmp_path))
+
+
+def test_names_are_found_without_knowing_the_zoo():
+    code = (
+        "import sys, irnet_tf.analysis.__main__ as command, irnet_tf.ablation, irnet_tf.compare\n"
+        "assert 'zoo' not in sys.modules\n"
+        "try: command.load('digits/nonsense')\n"
+        "except ValueError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "digits/resnet20_bireal_1w1a" in found.stdout, found.stderr[-2000:]
