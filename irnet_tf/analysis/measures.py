@@ -73,7 +73,7 @@ def analyse(
     Raises:
         ValueError: if no layer is binary, or `images` is empty.
     """
-    layers = [layer for layer in model.layers if _kernel(layer) or _input_quantizer(layer)]
+    layers = [layer for layer in model.layers if binary_kernel(layer) or _input_quantizer(layer)]
     if not layers:
         raise ValueError(
             f"the model {model.name!r} has no binary layer to look into: all its weights and "
@@ -82,7 +82,7 @@ def analyse(
     shares = {} if images is None else _activation_shares(model, layers, images)
     facts = []
     for layer in layers:
-        known = _weight_facts(*_kernel(layer), latent) if _kernel(layer) else {}
+        known = _weight_facts(*binary_kernel(layer), latent) if binary_kernel(layer) else {}
         if layer.name in shares:
             share = shares[layer.name]
             known["activation_entropy"] = float(entropy(share).mean())
@@ -90,6 +90,21 @@ def analyse(
             known["silent_channels"] = float(np.mean((share == 0) | (share == 1)))
         facts.append(LayerFacts(layer.name, **known))
     return facts
+
+
+def binary_kernel(layer):
+    """A layer's 1-bit weights.
+
+    Returns:
+        The variable of latent weights, its quantizer, and how many of its last axes index output
+        channels; None if the layer has no binary weights.
+    """
+    for kind, axes in (("kernel", 1), ("depthwise", 2)):
+        quantizer = getattr(layer, f"{kind}_quantizer", None)
+        if getattr(quantizer, "precision", None) == 1:
+            kernel = getattr(layer, "kernel" if kind == "kernel" else "depthwise_kernel")
+            return kernel, quantizer, getattr(quantizer, "channel_axes", axes)
+    return None
 
 
 def as_csv(facts: Sequence[LayerFacts]) -> str:
@@ -196,16 +211,6 @@ def _activation_shares(model, layers, images) -> dict[str, np.ndarray]:
     if not total[0]:
         raise ValueError("there is not one image to measure activations on")
     return {layer.name: p / n for layer, p, n in zip(layers, plus, total)}
-
-
-def _kernel(layer):
-    """(kernel, its 1-bit quantizer, how many last axes are output channels), or None."""
-    for kind, axes in (("kernel", 1), ("depthwise", 2)):
-        quantizer = getattr(layer, f"{kind}_quantizer", None)
-        if getattr(quantizer, "precision", None) == 1:
-            kernel = getattr(layer, "kernel" if kind == "kernel" else "depthwise_kernel")
-            return kernel, quantizer, getattr(quantizer, "channel_axes", axes)
-    return None
 
 
 def _input_quantizer(layer):
