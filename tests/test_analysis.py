@@ -18,9 +18,9 @@ import tensorflow as tf
 from tests.conftest import ROOT
 
 
-def network(kernel, quantizer="libra_pb", input_quantizer="ede_sign"):
+def network(kernel, quantizer="libra_pb", input_quantizer="ede_sign", side=8):
     height, width, channels, filters = kernel.shape
-    images = tf.keras.layers.Input((8, 8, channels))
+    images = tf.keras.layers.Input((side, side, channels))
     x = lq.layers.QuantConv2D(
         filters,
         (height, width),
@@ -136,10 +136,7 @@ def test_what_cannot_be_known_is_left_out(rng):
 
 
 def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rng):
-    model = network(rng.normal(size=(3, 3, 3, 4)))
-    model = tf.keras.Sequential(
-        [tf.keras.layers.AveragePooling2D(4, input_shape=(32, 32, 3)), *model.layers[1:]]
-    )
+    model = network(rng.normal(size=(3, 3, 3, 4)), side=32)
     attach(model, Description("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3)))
     monkeypatch.setattr(command, "_by_name", lambda name: model)
     command.main(["some/name", "--data=digits", "--images=70", f"--out={tmp_path}"])
