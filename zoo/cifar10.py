@@ -37,8 +37,8 @@ resnet20_bireal_1w1a = register(
     paper=(0.865,),
     weights=Weights(
         "cifar10_resnet20_bireal_1w1a.safetensors",
-        "6c6c609c2edf1e56274578f7abdabf6550cbd0e92582ee4393bb7c48cdb07cc4",
-        54_752,
+        "550ad5cf35258ea6ce074b2f4ad3124289255dddb6858b3a4f86a6b0afd3225e",
+        54_736,
     ),
 )
 resnet20_bireal_fp = register_twin(
