@@ -1,0 +1,136 @@
+"""Evaluation worth reading, against counts made by hand."""
+
+import csv
+import json
+
+from irnet_tf import evaluation
+from irnet_tf.data import Data, Split
+from irnet_tf.description import Description, attach
+from irnet_tf.preprocessing import Preprocessing
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+HALF = Preprocessing(4, (0.5,) * 3, (0.5,) * 3)
+
+
+class Says(tf.keras.layers.Layer):
+    """Reads its answer, a row of a table of logits, from an image's first pixel."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = tf.constant(table, tf.float32)
+
+    def call(self, images):
+        pixel = tf.cast(tf.round((images[:, 0, 0, 0] + 1) / 2 * 255), tf.int32)
+        return tf.gather(self.table, pixel)
+
+
+def case(logits, labels, output="logits", classes=None):
+    """A network that says `logits` of the images of a data set with these labels."""
+    classes = classes or tuple("abcdefgh"[: len(logits[0])])
+    images = np.zeros((len(labels), 4, 4, 3), np.uint8)
+    images[:] = np.arange(len(labels))[:, None, None, None]
+
+    def read(index):
+        return tf.gather(images, index), tf.gather(np.array(labels, np.int32), index)
+
+    split = Split(len(labels), read, 4, describe="picture {}".format)
+    inputs = tf.keras.layers.Input((4, 4, 3))
+    model = tf.keras.Model(inputs, Says(logits)(inputs))
+    attach(model, Description("x", {}, preprocessing=HALF, output=output))
+    return model, Data("things", split, split, classes)
+
+
+def rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture
+def random_case(rng):
+    return case(rng.normal(0, 2, (250, 7)), rng.integers(0, 7, 250))
+
+
+def test_numbers_agree_with_keras_and_scikit_learn(random_case, tmp_path):
+    from sklearn.metrics import confusion_matrix, precision_score, recall_score
+
+    model, data = random_case
+    summary = evaluation.report(model, data, tmp_path)
+    images, labels = data.test.read(np.arange(250))
+    logits = model(HALF.normalise(images))
+    keras = {
+        "accuracy": tf.keras.metrics.sparse_categorical_accuracy(labels, logits),
+        "top5": tf.keras.metrics.sparse_top_k_categorical_accuracy(labels, logits, 5),
+        "loss": tf.keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True),
+    }
+    for name, values in keras.items():
+        assert summary[name] == pytest.approx(float(np.mean(values)), rel=1e-5)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == summary
+    predicted = np.argmax(logits, 1)
+    table = [[int(row[c]) for c in data.class_names] for row in rows(tmp_path / "confusion.csv")]
+    np.testing.assert_array_equal(table, confusion_matrix(labels, predicted))
+    for column, score in (("accuracy", recall_score), ("precision", precision_score)):
+        found = [float(row[column]) for row in rows(tmp_path / "classes.csv")]
+        np.testing.assert_allclose(found, score(labels, predicted, average=None), atol=1e-6)
+
+
+def test_calibration_by_hand(tmp_path):
+    """Nine in ten sure and right in three of four; six in ten sure and right in none."""
+    sure, unsure = np.log([0.9, 0.1]), np.log([0.6, 0.4])
+    model, data = case([sure] * 4 + [unsure] * 4, [0, 0, 0, 1, 1, 1, 1, 1])
+    summary = evaluation.report(model, data, tmp_path)
+    assert summary["mean_confidence"] == pytest.approx(0.75)
+    assert summary["expected_calibration_error"] == pytest.approx(0.5 * 0.15 + 0.5 * 0.6)
+    assert "top5" not in summary
+
+
+def test_the_worst_mistakes_come_first_with_their_pictures(tmp_path):
+    logits = [[0.1 * i, -0.1 * i] for i in range(150)]
+    model, data = case(logits, [1] * 150, classes=("cat", "dog"))
+    evaluation.report(model, data, tmp_path)
+    mistakes = rows(tmp_path / "mistakes.csv")
+    # Of image 0 both classes are as probable: the first is taken.
+    assert [row["image"] for row in mistakes] == [f"picture {i}" for i in range(149, -1, -1)]
+    assert (mistakes[0]["true"], mistakes[0]["predicted"]) == ("dog", "cat")
+    predictions = evaluation.predict(model, data)
+    shown = np.round(predictions.worst[:, 0, 0, 0] * 255)
+    np.testing.assert_array_equal(shown, np.arange(149, 129, -1))
+    assert "cat, 100 %" in (tmp_path / "mistakes.svg").read_text()
+
+
+def test_probabilities_are_taken_as_they_are(tmp_path):
+    shares = [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]]
+    model, data = case(shares, [0, 2], output="probabilities")
+    assert evaluation.report(model, data, tmp_path)["mean_confidence"] == pytest.approx(0.65)
+
+
+def test_nothing_went_wrong(tmp_path):
+    model, data = case([[9, 0, 0], [0, 9, 0]], [0, 1])
+    assert evaluation.report(model, data, tmp_path)["accuracy"] == 1
+    assert rows(tmp_path / "mistakes.csv") == []
+    assert not (tmp_path / "mistakes.png").exists()
+    # A class without a test image has no accuracy.
+    assert [row["accuracy"] for row in rows(tmp_path / "classes.csv")] == ["1.000000"] * 2 + [""]
+
+
+def test_the_pictures_have_labelled_axes(random_case, tmp_path):
+    evaluation.report(*random_case, tmp_path, title="net")
+    for name, words in (
+        ("confusion", ("predicted class", "true class", "% of the images", "net on things")),
+        ("calibration", ("accuracy, %", "confidence in the predicted class, %", "images, %")),
+        ("mistakes", ("worst mistakes",)),
+    ):
+        text = (tmp_path / f"{name}.svg").read_text()
+        assert all(word in text for word in words)
+        assert min(Image.open(tmp_path / f"{name}.png").size) > 400
+
+
+def test_a_network_for_other_classes_is_refused(random_case, tmp_path):
+    model, data = random_case
+    other = Data("others", data.test, data.test, ("a", "b"))
+    with pytest.raises(ValueError, match="7 outputs, others has 2 classes"):
+        evaluation.report(model, other, tmp_path)
+    attach(model, Description("x", {}))
+    with pytest.raises(ValueError, match="not known what images"):
+        evaluation.report(model, data, tmp_path)
