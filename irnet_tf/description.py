@@ -91,6 +91,8 @@ class Description:
         check_arguments(self.builder, builder, arguments)
         model = builder(**{name: _revive(value) for name, value in arguments.items()})
         made = describe(model)
+        if arguments.get("input_tensor") is not None:
+            return model  # what lies before it is not ours to describe
         if made is None:
             return attach(model, dataclasses.replace(self, arguments=_plain(arguments)))
         changes = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from irnet_tf._fuse import fused_on_cpu
+from irnet_tf.preprocessing import Preprocessing
 import larq as lq
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
@@ -121,3 +122,22 @@ class OptionAShortcut(tf.keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters, "strides": self.strides}
+
+
+@register_keras_custom_object
+class Preprocess(tf.keras.layers.Layer):
+    """From images as they are, `[batch, height, width, 3]`, 0 to 255, to what a network takes.
+
+    Args:
+        **preprocessing: the fields of `irnet_tf.preprocessing.Preprocessing`, whose call this is.
+    """
+
+    def __init__(self, size, mean, std, crop=1.0, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})  # bfloat16 has not all of 0 to 255
+        self.preprocessing = Preprocessing(size, mean, std, crop)
+
+    def call(self, inputs):
+        return self.preprocessing(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), **self.preprocessing.to_dict()}

@@ -2,7 +2,7 @@
 
 import irnet_tf
 from irnet_tf import models
-from irnet_tf.interop import load_pytorch_state_dict, pytorch_state_dict
+from irnet_tf.pytorch import load_pytorch_state_dict, pytorch_state_dict
 import larq as lq
 import numpy as np
 import pytest
@@ -255,7 +255,7 @@ def test_importing_creates_no_tensor():
     import sys
 
     code = (
-        "import irnet_tf, zoo, irnet_tf.data, irnet_tf.training, irnet_tf.interop\n"
+        "import irnet_tf, zoo, irnet_tf.data, irnet_tf.training, irnet_tf.pytorch\n"
         "from tensorflow.python.eager import context\n"
         "assert not context.context()._initialized"
     )

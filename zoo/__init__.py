@@ -2,9 +2,23 @@
 
 import zoo
 model = zoo.load("digits/resnet20_bireal_1w1a")
+zoo.predict("digits/resnet20_bireal_1w1a", "image.png")
 """
 
 from zoo import cifar10, digits, imagenet
-from zoo.registry import Entry, info, list_models, load
+from zoo.loading import load
+from zoo.predict import decode_predictions, predict, preprocess_input
+from zoo.registry import Entry, info, list_models
 
-__all__ = ["Entry", "cifar10", "digits", "imagenet", "info", "list_models", "load"]
+__all__ = [
+    "Entry",
+    "cifar10",
+    "decode_predictions",
+    "digits",
+    "imagenet",
+    "info",
+    "list_models",
+    "load",
+    "predict",
+    "preprocess_input",
+]

@@ -27,7 +27,7 @@ ATTEMPTS = 5
 _CHUNK = 1 << 18
 
 
-def fetch(file_name: str, sha256: str) -> pathlib.Path:
+def fetch(file_name: str, sha256: str, size: int | None = None) -> pathlib.Path:
     """The path of a weight file with the given SHA-256.
 
     Looks in the package, then in the cache folder (the environment variable

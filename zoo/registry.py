@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import difflib
+import fnmatch
 import json
-import os
 from pathlib import Path
 from types import MappingProxyType
 
-import irnet_tf
-from irnet_tf import weights as weight_files
-from irnet_tf.description import attach, describe
+from irnet_tf._checks import nearest
+from irnet_tf.description import BUILDERS, Description
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
-from zoo.fetch import fetch
 
 _RESULTS = Path(__file__).parent / "results"
 _entries: dict[str, Entry] = {}
@@ -56,6 +53,13 @@ class Entry:
     def recipe(self) -> Recipe:
         """The paper's."""
         return self.recipes["paper"]
+
+    @property
+    def description(self) -> Description:
+        """What is known of the network before it is built."""
+        builder = next(name for name, function in BUILDERS.items() if function is self.builder)
+        arguments = dict(self.arguments)
+        return Description(builder, arguments, network=self.name, preprocessing=self.preprocessing)
 
     @property
     def results(self) -> dict | None:
@@ -103,14 +107,14 @@ def register(
     arguments = MappingProxyType(dict(arguments))
     _entries[name] = Entry(name, builder, arguments, preprocessing, recipes, paper, weights)
 
-    def load_entry(weights: str | os.PathLike | None = "pretrained", **builder_arguments):
-        return load(name, weights, **builder_arguments)
+    def load_entry(weights="pretrained", *, include_preprocessing=False, **builder_arguments):
+        from zoo.loading import load
+
+        return load(name, weights, include_preprocessing=include_preprocessing, **builder_arguments)
 
     load_entry.__name__ = load_entry.__qualname__ = name.split("/")[1]
     stated = "no figure" if paper is None else f"{100 * paper[0]:.1f} % top-1"
-    load_entry.__doc__ = (
-        f"`zoo.load({name!r}, weights, **builder_arguments)`. The paper has {stated}."
-    )
+    load_entry.__doc__ = f"`zoo.load({name!r}, weights, ...)`, which see. The paper has {stated}."
     return load_entry
 
 
@@ -141,9 +145,19 @@ def register_twin(name: str, recipe: Recipe | None = None, **changes) -> Callabl
     )
 
 
-def list_models() -> list[str]:
-    """The names of all networks, sorted."""
-    return sorted(_entries)
+def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
+    """The names of networks, sorted.
+
+    Args:
+        pattern: such as `"cifar10/*"` or `"*_1w1a"`; None: all.
+        pretrained: True: those with trained weights; False: those without; None: both.
+    """
+    return sorted(
+        name
+        for name, entry in _entries.items()
+        if (pattern is None or fnmatch.fnmatchcase(name, pattern))
+        and (pretrained is None or pretrained == (entry.weights is not None))
+    )
 
 
 def info(name: str) -> Entry:
@@ -153,49 +167,5 @@ def info(name: str) -> Entry:
         ValueError: if there is none of that name; the nearest names are offered.
     """
     if name not in _entries:
-        near = difflib.get_close_matches(name, _entries, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_entries)}"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+        raise ValueError(f"unknown model {name!r}; {nearest(name, _entries)}")
     return _entries[name]
-
-
-def load(name: str, weights: str | os.PathLike | None = "pretrained", **builder_arguments):
-    """A network of the zoo, with its trained weights.
-
-    Args:
-        name: one of `list_models()`.
-        weights: `"pretrained"`; the path of a weights file; or None for new random weights.
-        **builder_arguments: for the builder, instead of the entry's. With another
-            `num_classes`, or `include_top=False`, all weights but the classifier's are loaded.
-
-    Returns:
-        A Keras model that gives logits.
-
-    Raises:
-        ValueError: if the name is not known, the network has no trained weights, or the file
-            is not what it should be.
-    """
-    entry = info(name)
-    path = None
-    if weights == "pretrained":
-        if entry.weights is None:
-            raise ValueError(
-                f"{name!r} has no pretrained weights yet; train it with `python train.py "
-                f"--model={name} --data_dir=... --output_dir=...` and pass the path of its "
-                "best.safetensors, or pass weights=None for random ones"
-            )
-        path = fetch(entry.weights.file, entry.weights.sha256)
-    elif weights is not None:
-        path = Path(weights)
-    model = entry.builder(**{**entry.arguments, **builder_arguments})
-    description = describe(model)
-    if description is not None:
-        expected = dataclasses.replace(entry.preprocessing, size=model.input_shape[1])
-        attach(model, dataclasses.replace(description, network=name, preprocessing=expected))
-    if path is not None:
-        classes = len(weight_files.read_facts(path)["data"]["classes"])
-        skip = builder_arguments.get("num_classes", classes) != classes
-        skip = skip or not builder_arguments.get("include_top", True)
-        weight_files.load_weights(model, path, skip_classifier=skip, network=name)
-        irnet_tf.set_ede(model, entry.recipe.t_max)
-    return model

@@ -1,7 +1,7 @@
 """PyTorch state dicts: names, order and layouts of the authors' networks."""
 
-from irnet_tf.interop import load_pytorch_state_dict, pytorch_state_dict
 from irnet_tf.models import cifar_resnet
+from irnet_tf.pytorch import load_pytorch_state_dict, pytorch_state_dict
 import numpy as np
 import pytest
 

@@ -1,0 +1,225 @@
+"""A weights file says what its network is: loading by it, contradictions, earlier files."""
+
+import dataclasses
+import os
+
+from irnet_tf.description import attach, describe
+from irnet_tf.models import cifar_resnet
+from irnet_tf.preprocessing import DIGITS, IMAGENET
+from irnet_tf.weights import file, load_weights, read, save_weights
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from zoo.files import description_of
+
+NAME = "digits/resnet20_bireal_1w1a"
+SHIPPED = f"{zoo.__path__[0]}/weights/digits_resnet20_bireal_1w1a.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return zoo.load(NAME)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "network.safetensors"
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype("float32")
+
+
+def as_before(path, facts, like=SHIPPED):
+    """A file as earlier versions wrote it: facts, and no description."""
+    path.write_bytes(file.to_bytes(read(like).tensors, None, facts))
+    return path
+
+
+def test_a_file_alone_is_enough(trained, path, x):
+    save_weights(trained, path)
+    model = zoo.load(path)
+    assert np.array_equal(model(x), trained(x))
+    assert describe(model) == describe(trained)
+    said = describe(model)
+    assert (said.network, said.classes) == (NAME, tuple("0123456789"))
+    assert said.preprocessing == DIGITS
+    assert said.results["accuracy"] == pytest.approx(356 / 360)
+    assert np.array_equal(zoo.load(NAME, str(path))(x), trained(x))
+
+
+def test_a_file_of_a_builder_alone(path, x):
+    model = cifar_resnet(20, num_classes=4, input_quantizer="ste_tern", structure="normal")
+    save_weights(model, path)
+    again = zoo.load(path)
+    assert np.array_equal(again(x), model(x))
+    assert describe(again) == describe(model)
+    with pytest.raises(ValueError, match="structure is 'normal' in the file, 'bireal' was asked"):
+        zoo.load(NAME, path)
+    with pytest.raises(ValueError, match="does not say what it expects"):
+        zoo.load(path, include_preprocessing=True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "there"),
+    [
+        ("structure", "normal", "bireal"),
+        ("padding", "symmetric", "same"),
+        ("input_quantizer", "ste_tern", "ede_sign"),
+        ("kernel_quantizer", "ste_sign", "libra_pb"),
+        ("depth", 32, 20),
+        ("weight_bits", 32, 1),
+    ],
+)
+def test_arguments_that_contradict_the_file(argument, value, there):
+    match = f"{argument} is {there!r} in the file, {value!r} was asked for"
+    for network in (NAME, SHIPPED):
+        with pytest.raises(ValueError, match=match):
+            zoo.load(network, **{argument: value})
+
+
+def test_arguments_that_agree_with_the_file(trained, x):
+    arguments = {"padding": "same", "kernel_quantizer": "libra_pb", "num_classes": 10}
+    model = zoo.load(NAME, input_quantizer=None, name="mine", **arguments)
+    assert np.array_equal(model(x), trained(x)) and model.name == "mine"
+
+
+def test_another_quantizer_comes_back_from_the_file(path, x):
+    model = zoo.load(NAME, None, input_quantizer="ste_tern")
+    save_weights(model, path)
+    assert np.array_equal(zoo.load(NAME, path)(x), model(x))
+    with pytest.raises(ValueError, match="'ste_tern' in the file, 'ede_sign' was asked for"):
+        zoo.load(NAME, path, input_quantizer="ede_sign")
+
+
+def test_as_many_classes_as_the_file_has(path, x):
+    model = zoo.load(NAME, None, num_classes=3)
+    attach(model, dataclasses.replace(describe(model), classes=("a", "b", "c")))
+    save_weights(model, path)
+    assert np.array_equal(zoo.load(NAME, path)(x), model(x))
+    other = zoo.load(path, num_classes=5)
+    assert other.output_shape == (None, 5) and describe(other).classes is None
+
+
+def test_what_a_file_without_description_lacks(path, tmp_path):
+    inputs = tf.keras.layers.Input((3,))
+    save_weights(tf.keras.Model(inputs, tf.keras.layers.Dense(2, name="fc")(inputs)), path)
+    for arguments in ((path,), (str(path),), (NAME, path)):
+        with pytest.raises(ValueError, match="builder, arguments, classes and preprocessing are"):
+            zoo.load(*arguments)
+    as_before(path, {"network": "cifar10/other"})
+    with pytest.raises(ValueError, match="knows no 'cifar10/other'"):
+        zoo.load(path)
+
+
+def test_files_of_earlier_versions(path, trained, x):
+    shipped = read(SHIPPED).metadata
+    data = shipped["data"]
+    as_before(path, {"network": NAME, "arguments": {"depth": 20}, "data": data})
+    assert np.array_equal(zoo.load(path)(x), trained(x))
+    assert description_of(read(path)).preprocessing == DIGITS
+    # A folder of one's own was normalised with ImageNet's statistics.
+    as_before(path, {"network": NAME, "data": {**data, "name": "images of mine"}})
+    assert description_of(read(path)).preprocessing == dataclasses.replace(
+        IMAGENET, size=32, crop=1.0
+    )
+    for broken in ({"data": {"name": ["x"]}}, {"data": 3}, {"arguments": 3}, {"seed": "x"}):
+        as_before(path, {"network": NAME, **broken})
+        with pytest.raises(ValueError, match="cannot be read"):
+            zoo.load(path)
+
+
+def test_no_result_is_claimed_for_weights_that_have_changed(path, x):
+    model = zoo.load(NAME)
+    model.get_layer("linear").bias.assign_add(tf.ones(10))
+    save_weights(model, path)
+    said = read(path).description
+    assert said.results is said.recipe is said.data is said.training is None
+    assert said.began_with == read(SHIPPED).sha256 and said.classes == tuple("0123456789")
+    # Whoever attaches a new description knows what they say.
+    results = {"accuracy": 0.5}
+    attach(model, dataclasses.replace(describe(model), results=results))
+    save_weights(model, path)
+    assert read(path).description.results == results
+    tuned = zoo.load(NAME, num_classes=3)
+    assert describe(tuned).began_with == read(SHIPPED).sha256 and describe(tuned).results is None
+
+
+def test_a_file_for_another_network(path, trained):
+    save_weights(trained, path)
+    with pytest.raises(ValueError, match=f"weights of '{NAME}', not of 'cifar10/resnet20_bireal"):
+        zoo.load("cifar10/resnet20_bireal_1w1a", path)
+    with pytest.raises(ValueError, match="a second one"):
+        zoo.load(path, path)
+    with pytest.raises(ValueError, match="weights is empty"):
+        zoo.load(NAME, "")
+    with pytest.raises(FileNotFoundError):
+        zoo.load(path.with_name("nothing.safetensors"))
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for name in (tmp_path / "pipe.safetensors", "/dev/zero", tmp_path):
+        with pytest.raises((ValueError, IsADirectoryError), match="not a regular file|directory"):
+            zoo.load(NAME, name)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite(trained, path, bad):
+    tensors = dict(read(SHIPPED).tensors)
+    tensors["linear.bias"] = np.where(np.arange(10) == 3, np.float32(bad), tensors["linear.bias"])
+    with pytest.raises(ValueError, match="linear.bias holds numbers that are not finite"):
+        file.to_bytes(tensors, None, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file, "check_finite", lambda tensors: None)
+        path.write_bytes(file.to_bytes(tensors, describe(trained), None))
+    before = [w.copy() for w in trained.get_weights()]
+    with pytest.raises(ValueError, match="linear.bias holds numbers that are not finite"):
+        load_weights(trained, path)
+    with pytest.raises(ValueError, match="not finite"):
+        zoo.load(path)
+    assert all(map(np.array_equal, before, trained.get_weights()))
+
+
+# ---- strangers' files --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": 10**9},
+        {"num_classes": 10.0},
+        {"num_classes": -1},
+        {"input_shape": [100_000, 100_000, 3]},
+        {"input_shape": [1024, 1024, 3], "num_classes": 1000},
+        {"input_shape": 3},
+        {"input_shape": ["a", 2, 3]},
+        {"input_shape": [32, 32, 1000]},
+        {"depth": [20]},
+        {"input_tensor": "x"},
+        {"kernel_quantizer": {"class_name": "Lambda", "config": {}}},
+        {"kernel_quantizer": {"class_name": "LibraPB", "config": {"t": "x"}}},
+        {"classifier_activation": {"class_name": "Lambda", "config": {"function": "x"}}},
+        {"classifier_activation": {"class_name": "function", "config": "system", "module": "os"}},
+        {"kernel_quantizer": {"class_name": "LibraPB", "config": {}, "module": "os"}},
+        {"padding": {}},
+    ],
+)
+def test_what_a_strangers_file_may_ask_for(trained, path, arguments):
+    said = describe(trained)
+    said = dataclasses.replace(said, arguments={**said.arguments, **arguments})
+    path.write_bytes(file.to_bytes(read(SHIPPED).tensors, said, None))
+    with pytest.raises(ValueError, match="network.safetensors"):
+        zoo.load(path)
+
+
+def test_headers_nested_deeply(path, monkeypatch):
+    deep = "[" * 100_000 + "]" * 100_000
+    header = f'{{"sha256":"{"0" * 64}","format_version":1,"created_with":{{}},"facts":{deep}}}'
+    monkeypatch.setattr(file.json, "dumps", lambda *_, **__: header)
+    path.write_bytes(file.to_bytes({"x": np.zeros(1)}, None, None))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="nested too deeply"):
+        zoo.load(path)

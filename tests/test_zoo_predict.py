@@ -1,0 +1,178 @@
+"""Predictions in one line, and what is said of images that are not normalised."""
+
+import sys
+import warnings
+
+from irnet_tf import data
+from irnet_tf.description import attach
+from irnet_tf.preprocessing import DIGITS
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+import zoo
+from zoo.predict import image_files
+
+NAME = "digits/resnet20_bireal_1w1a"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo.load(NAME)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """(images, labels): the first 40 for testing, as they are."""
+    images, labels = data.load("digits").test.read(tf.range(40, dtype=tf.int64))
+    return images.numpy(), labels.numpy()
+
+
+@pytest.fixture
+def folder(tmp_path, digits):
+    for i, image in enumerate(digits[0][:5]):
+        (tmp_path / f"class{i % 2}").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"class{i % 2}" / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_every_form_of_images_gives_the_same(model, digits, folder):
+    images, labels = digits
+    expected = zoo.predict(model, images[:5])
+    assert [best[0][0] for best in expected] == [str(label) for label in labels[:5]]
+    logits = model(DIGITS.normalise(images[:5]), training=False)
+    probabilities = tf.nn.softmax(logits).numpy()
+    for best, row in zip(expected, probabilities):
+        assert len(best) == 5
+        assert [p for _, p in best] == pytest.approx(sorted(row, reverse=True)[:5])
+        assert all(p == pytest.approx(row[int(name)]) for name, p in best)
+
+    files = [folder / f"class{i % 2}" / f"{i}.png" for i in range(5)]
+    in_order = sorted(files)
+    assert image_files(folder) == in_order
+    forms = [
+        (list(map(str, files)), range(5)),
+        (folder, [int(f.stem) for f in in_order]),
+        (files[3], [3]),
+        (list(images[:5]), range(5)),
+        (images[2], [2]),
+        (images[:5].astype("float32"), range(5)),
+        (tf.constant(images[:5]), range(5)),
+    ]
+    for form, order in forms:
+        found = zoo.predict(model, form)
+        assert [[name for name, _ in best] for best in found] == [
+            [name for name, _ in expected[i]] for i in order
+        ]
+    raw = zoo.load(NAME, include_preprocessing=True)
+    assert [b[0] for b in zoo.predict(raw, images[:5], top=1)] == [
+        (name, pytest.approx(p)) for (name, p), *_ in expected
+    ]
+
+
+def test_names_and_files(digits):
+    images, labels = digits
+    shipped = f"{zoo.__path__[0]}/weights/digits_resnet20_bireal_1w1a.safetensors"
+    for network in (NAME, shipped):
+        [[(name, probability)]] = zoo.predict(network, images[0], top=1)
+        assert name == str(labels[0]) and 0.5 < probability <= 1
+
+
+def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, tmp_path):
+    images, labels = digits
+    raw = zoo.load(NAME, include_preprocessing=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = raw.predict(images, verbose=0)
+        large = raw.predict(images.repeat(3, 1).repeat(3, 2)[:, :, 2:-2], verbose=0)
+    assert np.mean(small.argmax(1) == labels) == np.mean(
+        model.predict(zoo.preprocess_input(images, NAME), verbose=0).argmax(1) == labels
+    )
+    np.testing.assert_allclose(small, model(DIGITS.normalise(images)), rtol=1e-4, atol=1e-3)
+    assert np.mean(large.argmax(1) == labels) > 0.9
+    raw.save(tmp_path / "raw.keras")
+    again = tf.keras.models.load_model(tmp_path / "raw.keras")
+    np.testing.assert_array_equal(again.predict(images, verbose=0), small)
+
+
+def test_images_that_are_not_normalised_are_warned_of(model, digits):
+    images = digits[0][:2]
+    ready = zoo.preprocess_input(images, NAME).numpy()
+    wrong = {
+        "are uint8": images,
+        "from 0 to 255": images.astype("float32"),
+        "between 0 and 1": images / np.float32(255),
+        "images are uint8": tf.data.Dataset.from_tensors(images),
+    }
+    for match, x in wrong.items():
+        with pytest.warns(UserWarning, match=match):
+            model.predict(x, verbose=0)
+    with pytest.warns(UserWarning, match="include_preprocessing"):
+        model.predict_on_batch(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(ready, verbose=0)
+        model.predict(tf.data.Dataset.from_tensors(ready), verbose=0)
+        found = model.predict_on_batch(ready)
+    np.testing.assert_allclose(found, model(ready), rtol=1e-4, atol=1e-4)
+
+
+def test_decoding(model):
+    logits = np.log([[0.2] + [0.1] * 7 + [0.06, 0.04]])
+    [best] = zoo.decode_predictions(logits, NAME, top=None)
+    assert [name for name, _ in best] == list("0123456789")
+    assert [p for _, p in best] == pytest.approx([0.2] + [0.1] * 7 + [0.06, 0.04])
+    assert zoo.decode_predictions(logits, model, top=2) == [best[:2]]
+    with pytest.raises(ValueError, match="3 predictions an image for 10 classes"):
+        zoo.decode_predictions(np.zeros((1, 3)), NAME)
+    for top in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="top must be"):
+            zoo.decode_predictions(logits, NAME, top=top)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_images(model, tmp_path, content):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad.png' cannot be read as an image"):
+        zoo.predict(model, bad)
+
+
+def test_what_is_no_image(model, tmp_path, monkeypatch):
+    for images in (np.zeros((2, 2)), np.zeros((1, 0, 5, 3)), np.zeros((2, 2, 4)), 3):
+        with pytest.raises(ValueError, match="images must be"):
+            zoo.predict(model, images)
+    with pytest.raises(ValueError, match="not finite"):
+        zoo.predict(model, np.full((2, 2, 3), np.nan))
+    with pytest.raises(ValueError, match="no images"):
+        zoo.predict(model, [])
+    with pytest.raises(ValueError, match="holds no .jpg"):
+        zoo.predict(model, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        zoo.predict(model, tmp_path / "x.png")
+    Image.new("RGB", (60, 50)).save(tmp_path / "large.png")
+    monkeypatch.setattr(sys.modules["zoo.predict"], "MAX_PIXELS", 2999)
+    with pytest.raises(ValueError, match="60 x 50 pixels"):
+        zoo.predict(model, tmp_path / "large.png")
+    inputs = tf.keras.layers.Input((32, 32, 3))
+    with pytest.raises(ValueError, match="does not say what it expects"):
+        zoo.predict(tf.keras.Model(inputs, inputs), tmp_path / "large.png")
+    headless = zoo.load(NAME, None, include_top=False)
+    with pytest.raises(ValueError, match="no classifier"):
+        zoo.predict(headless, tmp_path / "large.png")
+
+
+def test_a_description_of_one_s_own(digits):
+    from irnet_tf.description import Description
+
+    inputs = tf.keras.layers.Input((32, 32, 3))
+    x = tf.keras.layers.GlobalAveragePooling2D()(inputs)
+    said = Description("mine", {}, classes=("r", "g", "b"), preprocessing=DIGITS, classifier="c",
+                       output="probabilities")  # fmt: skip
+    model = attach(tf.keras.Model(inputs, tf.keras.layers.Softmax()(x)), said)
+    red = np.zeros((7, 9, 3), np.uint8)
+    red[..., 0] = 255
+    [[(name, probability), *_]] = zoo.predict(model, red)
+    assert name == "r"
+    assert probability == pytest.approx(np.e**1 / (np.e + 2 / np.e), rel=1e-5)
