@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
-    package_data={"zoo": ["weights/*.safetensors", "results/**/*"]},
+    package_data={"zoo": ["weights/*.safetensors", "results/**/*", "*.csv"]},
     # Lets irnet_tf find networks by name without knowing who has them.
     entry_points={"irnet_tf.networks": ["zoo = zoo:load"]},
     python_requires=">=3.10,<3.13",

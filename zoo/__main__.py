@@ -1,52 +1,227 @@
-"""`python -m zoo`: the networks as a table."""
+"""The zoo on the command line; `python -m zoo --help`."""
 
+from __future__ import annotations
+
+import argparse
+import csv
+import os
 import sys
 
-from irnet_tf.weights import packed_size
-import tensorflow as tf
+from irnet_tf import weights as weight_files
+from irnet_tf._checks import nearest
 import zoo
+from zoo.loading import describe_network
+from zoo.predict import image_files
+from zoo.registry import SIZES
+
+_USAGE = """\
+python -m zoo [list] [PATTERN]            the networks as a table
+python -m zoo info NAME_OR_FILE           all that is known of one
+python -m zoo predict NAME_OR_FILE IMAGE...   classes of image files and folders
+python -m zoo verify [NAME...]            accuracies of the shipped weights, measured again
+python -m zoo export NAME_OR_FILE ...     a file for a device
+python -m zoo sizes                       measure parameters and sizes anew, for the table
+
+`python -m zoo COMMAND --help` has the flags of each."""
 
 
-def main():
-    row = "{:32} {:>5} {:>6} {:>8}  {:>9}  {:>11}  {}".format
+def main(argv: list[str] | None = None) -> None:
+    """Do what the command line says.
+
+    Args:
+        argv: what follows `python -m zoo`; None: of this process.
+
+    Raises:
+        SystemExit: with one line, if that is not as it should be; with 1 if `verify` found an
+            accuracy that is not as stated.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    command, rest = (argv[0], argv[1:]) if argv else ("list", [])
+    if command in ("-h", "--help", "help"):
+        print(f"{__doc__}\n\n{_USAGE}")
+        return
+    try:
+        if command == "export":
+            from zoo.export import main as export
+
+            export(rest)
+        elif command in _COMMANDS:
+            _COMMANDS[command](rest)
+        elif any(letter in command for letter in "*?/"):
+            _list(argv)
+        else:
+            raise ValueError(
+                f"unknown command {command!r}; {nearest(command, (*_COMMANDS, 'export'))} "
+                "`python -m zoo --help` explains them"
+            )
+    except (ValueError, OSError) as error:
+        sys.exit(f"zoo: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser(command, text):
+    return argparse.ArgumentParser(f"python -m zoo {command}", description=text, allow_abbrev=False)
+
+
+def _list(argv):
+    parser = _parser("list", "The networks as a table: accuracies in %, the paper's and ours.")
+    parser.add_argument("pattern", nargs="?", help="such as 'cifar10/*' or '*_1w1a'")
+    pattern = parser.parse_args(argv).pattern
+    names = zoo.list_models(pattern)
+    if not names:
+        raise ValueError(f"no network is like {pattern!r}; {nearest(pattern, zoo.list_models())}")
+    row = "{:32} {:>5} {:>6} {:>8}  {:>5}  {:>14}  {}".format
     print("Top-1 accuracy in %: the paper's, and ours after the last epoch (and in the best).")
     print(row("network", "W/A", "params", "size", "paper", "ours", "weights, or how to train them"))
-    for name in zoo.list_models():
+    for name in names:
         entry = zoo.info(name)
-        bits = "{}/{}".format(
-            *(entry.arguments.get(f"{kind}_bits", 1) for kind in ("weight", "activation"))
-        )
-        model = entry.builder(**entry.arguments)
-        paper = "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}"
-        ours, weights = "-", f"python train.py --model={name}"
-        if entry.results:
-            last, best = (
-                100 * entry.results["result"][which]["accuracy"] for which in ("final", "best")
-            )
-            identity = entry.results["config"]["identity"]
-            epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
-            ours = f"{last:.2f} ({best:.2f})"
-            weights = f"{entry.weights.file}, {epochs} epochs, {data}"
-        size = packed_size(model)
         print(
             row(
                 name,
-                bits,
-                f"{model.count_params() / 1e6:.2f}M",
-                f"{size / 1e6:.2f} MB" if size > 1e6 else f"{size / 1e3:.0f} KB",
-                paper,
-                ours,
-                weights,
-            ),
-            flush=True,
+                entry.bits,
+                f"{entry.parameters / 1e6:.2f}M",
+                _bytes(entry.packed_size),
+                "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}",
+                *_ours(entry),
+            )
         )
-        tf.keras.backend.clear_session()
 
+
+def _ours(entry):
+    """Our accuracy, and what made it or could."""
+    if not entry.results:
+        return "-", f"python train.py --model={entry.name}"
+    last, best = (100 * entry.results["result"][w]["accuracy"] for w in ("final", "best"))
+    identity = entry.results["config"]["identity"]
+    epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
+    return f"{last:.2f} ({best:.2f})", f"{entry.weights.file}, {epochs} epochs, {data}"
+
+
+def _bytes(count):
+    return f"{count / 1e6:.2f} MB" if count > 1e6 else f"{count / 1e3:.0f} KB"
+
+
+def _info(argv):
+    parser = _parser("info", "All that is known of a network of the zoo, or of a weights file.")
+    parser.add_argument("name", metavar="NAME_OR_FILE")
+    name = parser.parse_args(argv).name
+    known = describe_network(name)
+    arguments = ", ".join(f"{key}={value!r}" for key, value in known.arguments.items())
+    lines = {
+        "network": known.network,
+        "builder": f"{known.builder}({arguments})",
+        "expects": known.preprocessing and f"images: {known.preprocessing}",
+        "classes": known.classes
+        and f"{len(known.classes)}: {', '.join(known.classes[:20])}"
+        + (" ..." if len(known.classes) > 20 else ""),
+        "trained on": known.data and known.data.get("name"),
+        "results": known.results and _pairs(known.results),
+        "training": known.training and _pairs(known.training),
+        "seed": known.seed,
+        "recipe": known.recipe and _pairs(known.recipe),
+        "began with": known.began_with and f"weights with SHA-256 {known.began_with}",
+    }
+    if name in zoo.list_models():
+        entry = zoo.info(name)
+        figures = [f"{100 * figure:.1f} %" for figure in entry.paper or ()]
+        lines |= {
+            "W/A": f"{entry.bits}; {entry.parameters:,} parameters, {_bytes(entry.packed_size)}",
+            "paper": ", top-5 ".join(figures) or None,
+            "weights": entry.weights
+            and f"{entry.weights.file}, {entry.weights.size:,} bytes, "
+            f"SHA-256 {entry.weights.sha256}",
+            **{f"recipe {key}": str(recipe) for key, recipe in entry.recipes.items()},
+        }
+    for title, text in lines.items():
+        if text is not None:
+            print(f"{title:12} {text}")
+
+
+def _pairs(values):
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+
+
+def _predict(argv):
+    parser = _parser("predict", "The likeliest classes of images, with their probabilities.")
+    parser.add_argument("name", metavar="NAME_OR_FILE")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG or PNG files, or folders")
+    parser.add_argument("--top", type=int, default=5, help="how many classes an image (5)")
+    options = parser.parse_args(argv)
+    files = [
+        file
+        for path in options.images
+        for file in (image_files(path) if os.path.isdir(path) else [path])
+    ]
+    found = zoo.predict(options.name, files, options.top)
+    for file, best in zip(files, found):
+        print(file)
+        for name, probability in best:
+            print(f"  {100 * probability:6.2f} %  {name}")
+
+
+def _verify(argv):
+    parser = _parser("verify", "Accuracies of the shipped weights, on all test images.")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="all with weights if not given")
+    parser.add_argument("--data_dir", help="where the data is, as of train.py")
+    options = parser.parse_args(argv)
+    names = options.names or [n for n in zoo.list_models(pretrained=True) if zoo.info(n).weights]
+    for name in names:
+        if zoo.info(name).weights is None:
+            raise ValueError(f"{name!r} comes with no weights that could be verified")
+    if not all([_verify_one(name, options.data_dir) for name in names]):
+        sys.exit(1)
+
+
+def _verify_one(name, data_dir) -> bool:
+    from irnet_tf import data, training
+
+    entry = zoo.info(name)
+    known = describe_network(name)
+    stated, on = known.results["accuracy"], known.data["name"]
+    try:
+        needs_folder = entry.recipe.data != "digits"
+        images = data.load(entry.recipe.data, data_dir if needs_folder else None)
+    except (ValueError, OSError) as error:
+        print(f"{name}: not verified, for want of {on}: {error}", flush=True)
+        return False
+    result = training.evaluate(zoo.load(name), images)
+    count = result["images"]
+    right = round(result["accuracy"] * count) == round(stated * count)
+    verdict = "as stated" if right else f"stated is {stated:.2%} on {on}"
+    print(
+        f"{name}: {result['accuracy']:.2%} of {count} test images of {images.name}, {verdict}",
+        flush=True,
+    )
+    return right and images.name == on and count == images.test.num_examples
+
+
+def _sizes(argv):
+    import tensorflow as tf
+
+    _parser("sizes", "Measure parameters and sizes of all networks anew.").parse_args(argv)
+    with open(SIZES, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["network", "parameters", "packed_size"])
+        for name in zoo.list_models():
+            writer.writerow([name, *measure(name)])
+            tf.keras.backend.clear_session()
+    print(f"written: {SIZES}")
+
+
+def measure(name: str) -> tuple[int, int]:
+    """Parameters of a network, and bytes of the tensors in its weights file."""
+    model = zoo.load(name, None)
+    return model.count_params(), weight_files.packed_size(model)
+
+
+_COMMANDS = {
+    "list": _list,
+    "info": _info,
+    "predict": _predict,
+    "verify": _verify,
+    "sizes": _sizes,
+}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["export"]:
-        from zoo import export
-
-        export.main(sys.argv[2:])
-    else:
-        main()
+    main()

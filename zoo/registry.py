@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import csv
 import dataclasses
 import fnmatch
+import functools
 import json
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +17,7 @@ from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 
 _RESULTS = Path(__file__).parent / "results"
+SIZES = Path(__file__).parent / "sizes.csv"  # `python -m zoo sizes` writes it
 _entries: dict[str, Entry] = {}
 
 
@@ -53,6 +56,21 @@ class Entry:
     def recipe(self) -> Recipe:
         """The paper's."""
         return self.recipes["paper"]
+
+    @property
+    def bits(self) -> str:
+        """Of weights and activations of the binary layers, such as `"1/32"`."""
+        return "/".join(str(self.arguments.get(f"{k}_bits", 1)) for k in ("weight", "activation"))
+
+    @property
+    def parameters(self) -> int:
+        """How many there are; measured, not built anew."""
+        return _sizes()[self.name][0]
+
+    @property
+    def packed_size(self) -> int:
+        """Bytes of the tensors in a weights file; measured, not built anew."""
+        return _sizes()[self.name][1]
 
     @property
     def description(self) -> Description:
@@ -169,3 +187,12 @@ def info(name: str) -> Entry:
     if name not in _entries:
         raise ValueError(f"unknown model {name!r}; {nearest(name, _entries)}")
     return _entries[name]
+
+
+@functools.cache
+def _sizes() -> dict[str, tuple[int, int]]:
+    with open(SIZES, newline="") as file:
+        return {
+            row["network"]: (int(row["parameters"]), int(row["packed_size"]))
+            for row in csv.DictReader(file)
+        }

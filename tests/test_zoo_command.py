@@ -1,0 +1,219 @@
+"""`python -m zoo`: what it prints, and what it says of what it does not understand."""
+
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+from irnet_tf.weights import save_weights
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+import zoo
+from zoo.__main__ import main, measure
+
+from tests.conftest import ROOT
+
+NAME = "digits/resnet20_bireal_1w1a"
+WEIGHTS = Path(zoo.__path__[0]) / "weights"
+TRAINED = [name for name in zoo.list_models() if zoo.info(name).weights]
+
+
+def zoo_process(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "zoo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def digit(tmp_path_factory):
+    """The path of a test image, its label, and the folder."""
+    from irnet_tf import data
+
+    image, label = data.load("digits").test.read(tf.constant(7, tf.int64))
+    path = tmp_path_factory.mktemp("images") / "digit.png"
+    Image.fromarray(image.numpy()).save(path)
+    return path, str(label.numpy())
+
+
+def test_the_table(capsys):
+    """Parameters of ResNet-18 and 34 as everybody counts them (11.69 and 21.80 million) plus
+    those of batch norm that do not learn; sizes of files as they are; the run's accuracy."""
+    main([])
+    whole = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in whole.splitlines()}
+    assert lines.keys() >= set(zoo.list_models())
+    assert lines["imagenet/resnet18_bireal_1w1a"][1:6] == ["1/1", "11.70M", "4.24", "MB", "58.1"]
+    assert lines["imagenet/resnet34_normal_1w32a"][1:3] == ["1/32", "21.82M"]
+    for name in TRAINED:
+        entry = zoo.info(name)
+        assert float(lines[name][3]) == pytest.approx(entry.weights.size / 1e3, rel=0.1)
+        result = entry.results["result"]
+        assert f"{100 * result['final']['accuracy']:.2f}" in lines[name]
+        assert f"({100 * result['best']['accuracy']:.2f})" in lines[name]
+    main(["list", "digits/*"])
+    some = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in some[2:]] == zoo.list_models("digits/*")
+    main(["digits/*"])
+    assert capsys.readouterr().out.splitlines() == some
+
+
+QUICK = [NAME, "digits/resnet20_bireal_fp"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *QUICK,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in zoo.list_models() if n not in QUICK),
+    ],
+)
+def test_the_sizes_in_the_table_are_measured(name):
+    entry = zoo.info(name)
+    assert measure(name) == (entry.parameters, entry.packed_size), "run python -m zoo sizes"
+
+
+def test_the_sizes_stated_for_files():
+    for name in TRAINED:
+        stated = zoo.info(name).weights
+        assert (WEIGHTS / stated.file).stat().st_size == stated.size
+
+
+def test_all_that_is_known_of_a_network(capsys, tmp_path):
+    main(["info", NAME])
+    out = capsys.readouterr().out
+    for text in (
+        "cifar_resnet(depth=20, structure='bireal'", "mean 0.5, 0.5, 0.5", "10: 0, 1, 2",
+        "271,354 parameters", "0.98888", zoo.info(NAME).weights.sha256, "recipe paper",
+    ):  # fmt: skip
+        assert text in out
+    save_weights(zoo.load(NAME, None, structure="normal"), tmp_path / "mine.safetensors")
+    main(["info", str(tmp_path / "mine.safetensors")])
+    assert "structure='normal'" in capsys.readouterr().out
+
+
+def test_from_a_file_alone_in_a_fresh_process(digit, tmp_path):
+    path, label = digit
+    (tmp_path / "mine.safetensors").write_bytes((WEIGHTS / f"{_flat(NAME)}").read_bytes())
+    done = zoo_process("predict", "mine.safetensors", path, "--top=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(path) and len(lines) == 3
+    assert re.fullmatch(rf" +\d+\.\d\d % +{label}", lines[1])
+
+
+def test_predicting_folders_and_files(digit, capsys):
+    path, label = digit
+    main(["predict", NAME, str(path.parent), str(path), "--top=1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == lines[2] == str(path)
+    assert lines[1] == lines[3] and lines[1].endswith(f"  {label}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lst"], "unknown command 'lst'; did you mean list"),
+        (["verfy"], "did you mean verify"),
+        (["list", "cifr10/*"], "no network is like 'cifr10/.*did you mean cifar10/"),
+        (["info", "digits/resnet20"], "did you mean digits/resnet20_bireal"),
+        (["info", ""], "unknown model ''"),
+        (["info", "nothing.safetensors"], "No such file"),
+        (["info", "/dev/zero"], "not a regular file|unknown model"),
+        (["predict", NAME, "nothing.png"], "No such file"),
+        (["predict", NAME, "/dev/zero"], "not a regular file"),
+        (["predict", NAME, str(ROOT / "setup.py")], "cannot be read as an image"),
+        (["predict", NAME, str(ROOT / "irnet_tf")], "holds no .jpg"),
+        (["predict", "imagenet/resnet18_bireal_1w1a", "x.png"], "no pretrained weights yet"),
+        (["verify", "imagenet/resnet18_bireal_1w1a"], "comes with no weights"),
+        (["verify", "digits/resnet"], "did you mean"),
+    ],
+)
+def test_what_is_not_understood_is_answered_in_a_line(arguments, message):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert re.search(message, str(error.value)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", NAME, "x.png", "--top=0"],
+        ["predict", NAME, "x.png", "--top=x"],
+        ["predict", NAME, "x.png", "--tp=3"],
+        ["predict", NAME],
+        ["predict"],
+        ["info"],
+        ["info", NAME, NAME],
+        ["list", "--pattern"],
+        ["verify", "--data_dir"],
+        ["sizes", "x"],
+        ["export"],
+        ["export", NAME],
+        ["--nonsense"],
+        [""],
+    ],
+)
+def test_bad_flags_are_refused(arguments, capsys, digit):
+    arguments = [str(digit[0]) if a == "x.png" else a for a in arguments]
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code not in (0, None)
+    said = capsys.readouterr().err + str(error.value)
+    assert "Traceback" not in said and 0 < len(said.strip().splitlines()[-1]) < 1000
+
+
+def _flat(name):
+    return f"{name.replace('/', '_')}.safetensors"
+
+
+def test_verifying_what_is_shipped(capsys):
+    main(["verify", NAME])
+    assert capsys.readouterr().out == (
+        f"{NAME}: 98.89% of 360 test images of digits (scikit-learn), as stated\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != NAME])
+def test_verifying_what_is_shipped_on_cifar10(name, capsys):
+    folder = Path(os.environ.get("IRNET_TF_DATA", ROOT.parent / "shared/data"))
+    if not (folder / "cifar10").is_dir():
+        pytest.skip(f"CIFAR-10 is not in {folder}")
+    main(["verify", name, f"--data_dir={folder}"])
+    stated = zoo.info(name).results["result"]["final"]["accuracy"]
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: {stated:.2%} of 10000 test images of CIFAR-10")
+    assert out.endswith(", as stated\n")
+
+
+def test_what_cannot_be_verified(capsys, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SystemExit) as error:
+        main(["verify", "cifar10/resnet20_bireal_1w1a", f"--data_dir={tmp_path}"])
+    assert error.value.code == 1
+    assert "not verified, for want of CIFAR-10, JPEG copy" in capsys.readouterr().out
+
+    def worse(name):
+        model = zoo.loading.load(name)
+        model.get_layer("linear").bias.assign_sub(10 * np.eye(10)[3])
+        return model
+
+    monkeypatch.setattr(zoo, "load", worse)
+    with pytest.raises(SystemExit) as error:
+        main(["verify", NAME])
+    assert error.value.code == 1 and "stated is 98.89%" in capsys.readouterr().out
+
+
+def test_help(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    for command in ("list", "info", "predict", "verify", "export"):
+        assert f"python -m zoo {command}" in out or f"[{command}]" in out
