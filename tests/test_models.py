@@ -9,15 +9,11 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import randomise_batch_norm
-from tests.reference import BUILDERS, FOLDER, Reference
+from tests.reference import BUILDERS, Reference
 
-needs_reference = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="the authors' numbers (shared/reference) are not here"
-)
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 
 
-@needs_reference
 @pytest.mark.parametrize("name", BUILDERS)
 def test_networks_are_the_authors(name, float64):
     """Evaluation, three SGD steps and the first step's gradients, in float64."""

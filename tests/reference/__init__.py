@@ -1,15 +1,12 @@
-"""The authors' numbers in `../shared/reference`: inputs drawn again, as its README says."""
+"""The authors' numbers, in this folder; inputs are drawn again, as its README says."""
 
 import json
-import os
 from pathlib import Path
 
 from irnet_tf import models
 import numpy as np
 
-FOLDER = Path(
-    os.environ.get("IRNET_TF_REFERENCE", Path(__file__).parents[2] / "shared" / "reference")
-)
+FOLDER = Path(__file__).parent
 
 _FULL = {"padding": "symmetric"}
 BUILDERS = {
