@@ -42,7 +42,13 @@ resnet20_bireal_1w1a = register(
     ),
 )
 resnet20_bireal_fp = register_twin(
-    "cifar10/resnet20_bireal_1w1a", recipes={"fast": _FAST.changed(epochs=30)}
+    "cifar10/resnet20_bireal_1w1a",
+    recipes={"fast": _FAST.changed(epochs=30)},
+    weights=Weights(
+        "cifar10_resnet20_bireal_fp.safetensors",
+        "5c70572943f6a9b9db93e2a8efafc39908cc3c317ca5e1c4f042b34e1b4f8593",
+        1_089_712,
+    ),
 )
 resnet20_normal_1w1a = register(
     "cifar10/resnet20_normal_1w1a",
