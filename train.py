@@ -4,135 +4,150 @@
     python train.py --model=cifar10/resnet20_bireal_1w1a --data_dir=D --output_dir=O
     python train.py --mode=evaluate --model=cifar10/resnet20_bireal_1w1a --data_dir=D
 
-A run that was stopped goes on when the same command is given again.
+A run that was stopped is resumed when the same command is given again. Every field of a recipe
+and every argument of a network is a flag of its own name; what is not given is the recipe's.
 """
 
-import contextlib
+import dataclasses
 import os
+import re
+import signal
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's chatter about missing GPUs
 
-from absl import app, flags, logging
-import irnet_tf  # noqa: F401, before TensorFlow
-from irnet_tf import data, training
-from irnet_tf._checks import check_choice
-from irnet_tf.training.groups import scale_residual_branches
-from irnet_tf.training.strategy import STRATEGIES
-import tensorflow as tf
-import zoo
+def drop_chatter():
+    """TensorFlow's libraries log from C++, past Python: a process of its own drops those lines.
+
+    It outlives this one, so that the last words of a crash are not lost. What Python writes to
+    stderr does not go through it. TF_CPP_MIN_LOG_LEVEL below 3 leaves everything as it is.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
+        return
+    kept, (read, write) = os.dup(2), os.pipe()
+    if not os.fork():
+        os.close(write)
+        for number in (signal.SIGINT, signal.SIGTERM):  # to the whole group
+            signal.signal(number, signal.SIG_IGN)
+        chatter = re.compile(
+            rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-.{22,26}: [IWE] "
+        )
+        with os.fdopen(read, "rb") as lines, os.fdopen(kept, "wb", 0) as stderr:
+            for line in lines:
+                if not chatter.match(line):
+                    stderr.write(line)
+        os._exit(0)
+    os.close(read)
+    os.dup2(write, 2)
+    os.close(write)
+    sys.stderr = os.fdopen(kept, "w", 1)
+
+
+if __name__ == "__main__":
+    drop_chatter()
+
+from absl import app, flags, logging  # noqa: E402
+import irnet_tf  # noqa: E402, F401, before TensorFlow
+from irnet_tf import data, training  # noqa: E402
+from irnet_tf.description import attach, describe  # noqa: E402
+from irnet_tf.training import flags as flags_of  # noqa: E402
+from irnet_tf.training.cluster import STRATEGIES  # noqa: E402
+from irnet_tf.training.run_folder import RunFolder  # noqa: E402
+import zoo  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 flags.DEFINE_string("model", "digits/resnet20_bireal_1w1a", "a name of zoo.list_models()")
-flags.DEFINE_string("recipe", "paper", "which of the network's recipes: paper, fast")
+flags.DEFINE_string("recipe", "paper", "which of the network's recipes, such as paper or fast")
 flags.DEFINE_string("data_dir", None, "where the data is; a folder with train/CLASS/* is your own")
 flags.DEFINE_enum("unreadable", "stop", ["stop", "skip"], "what to do at a damaged image")
 flags.DEFINE_string("output_dir", None, "the run folder; runs/MODEL if not given")
-flags.DEFINE_integer("epochs", None, "passes over the data; the recipe's if not given")
-flags.DEFINE_integer("batch_size", None, "global batch size; the recipe's if not given")
-flags.DEFINE_float("learning_rate", None, "highest learning rate; the recipe's if not given")
-flags.DEFINE_float("weight_decay", None, "L2 decay; the recipe's if not given")
-flags.DEFINE_float("t_max", None, "EDE's sharpness towards the end; the recipe's if not given")
-flags.DEFINE_string("schedule", None, "cosine, linear or step; the recipe's if not given")
 flags.DEFINE_integer("seed", 0, "of initial weights, order and augmentation")
 flags.DEFINE_enum("strategy", "auto", STRATEGIES, "which devices share the work")
-flags.DEFINE_enum(
-    "mixed_precision",
-    None,
-    ["mixed_float16", "mixed_bfloat16"],
-    "Keras policy; float32 if not given",
-)
 flags.DEFINE_bool(
     "sync_batch_norm", False, "batch norm over all devices; the authors' is over each by itself"
 )
 flags.DEFINE_bool("jit_compile", False, "compile the step with XLA: faster on GPUs, not on CPUs")
 flags.DEFINE_enum("ede", "on", ["on", "off"], "whether EDE's t grows; off: it stays at its start")
-flags.DEFINE_string("kernel_quantizer", None, "a Larq quantizer instead of libra_pb")
-flags.DEFINE_string("input_quantizer", None, "a Larq quantizer instead of ede_sign")
-flags.DEFINE_bool("resume", True, "go on with a run that is in output_dir")
+flags.DEFINE_bool("log_details", False, "flip ratio, gradient norm and histogram of each layer")
+flags.DEFINE_bool("resume", True, "resume a run that is in output_dir")
 flags.DEFINE_bool("overwrite", False, "delete a run that is in output_dir")
 flags.DEFINE_string("weights", None, "weights file, or 'pretrained': to evaluate or begin with")
+OWN = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
+RECIPE = flags_of.define_recipe_flags(FLAGS)
+NETWORK = flags_of.define_builder_flags(FLAGS, taken=RECIPE)
+flags.adopt_module_key_flags(flags_of)
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise ValueError(f"did not understand {' '.join(argv[1:])}; flags begin with --")
+    given = flags_of.given(FLAGS, [*OWN, *RECIPE, *NETWORK])
+    flags_of.check(argv, given)
     entry = zoo.info(FLAGS.model)
-    check_choice("recipe", FLAGS.recipe, entry.recipes)
-    recipe = entry.recipes[FLAGS.recipe].changed(
-        epochs=FLAGS.epochs,
-        batch_size=FLAGS.batch_size,
-        learning_rate=FLAGS.learning_rate,
-        weight_decay=FLAGS.weight_decay,
-        t_max=FLAGS.t_max,
-        schedule=FLAGS.schedule,
-        mixed_precision=FLAGS.mixed_precision,
-    )
-    output_dir = output_folder()
+    recipe = flags_of.choose_recipe(FLAGS.recipe, entry.recipes)
+    recipe = flags_of.changed(recipe, flags_of.given(FLAGS, RECIPE))
+    arguments = flags_of.given(FLAGS, NETWORK)
+    flags_of.check_network(FLAGS.model, entry.builder, arguments)
+    RunFolder(output_dir()).check_it_can_be_one()
     strategy = training.make_strategy(FLAGS.strategy)
     images = data.load(recipe.data, FLAGS.data_dir, unreadable=FLAGS.unreadable)
-    quantizers = {
-        name: getattr(FLAGS, name)
-        for name in ("kernel_quantizer", "input_quantizer")
-        if getattr(FLAGS, name)
-    }
-    arguments = {"num_classes": images.num_classes, **quantizers}
-
+    arguments = {"num_classes": images.num_classes, **arguments}
     if FLAGS.mode == "evaluate":
-        best = os.path.join(output_dir, "best.safetensors")
-        weights = FLAGS.weights or (best if os.path.exists(best) else "pretrained")
-        with strategy.scope():
-            model = zoo.load(FLAGS.model, weights, **arguments)
-        workers = training.Workers(strategy)
-        with workers.noticing_loss():
-            result = training.evaluate(model, images, strategy)
-        if workers.is_chief:
-            count = images.test.num_examples
-            skipped = count - result["images"]
-            print(
-                f"{FLAGS.model}, {weights}: accuracy {result['accuracy']:.2%}, top-5 "
-                f"{result['top5']:.2%}, loss {result['loss']:.4f} on "
-                f"{f'{skipped} less than ' if skipped else ''}all {count} test images of "
-                f"{images.name}"
-            )
-        return
-
-    def build():
-        model = zoo.load(FLAGS.model, FLAGS.weights, **arguments)
-        if FLAGS.weights is None and recipe.residual_gamma != 1:
-            scale_residual_branches(model, recipe.residual_gamma)
-        return model
+        return evaluate(entry, recipe, arguments, images, strategy)
 
     result = training.train(
-        build,
+        lambda: load(entry, FLAGS.weights, arguments),
         images,
         recipe,
-        output_dir,
-        network=FLAGS.model,
-        arguments={**entry.arguments, **arguments},
+        output_dir(),
         strategy=strategy,
         seed=FLAGS.seed,
         ede=FLAGS.ede == "on",
         jit_compile=FLAGS.jit_compile,
-        mixed_precision=recipe.mixed_precision,
         sync_batch_norm=FLAGS.sync_batch_norm,
         resume=FLAGS.resume,
         overwrite=FLAGS.overwrite,
-        flags={flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(argv[0])},
+        flags=given,
+        log_details=FLAGS.log_details,
     )
-    if not training.Workers(strategy).is_chief:
-        return
-    final, best = result["final"], result["best"]
-    print(
-        f"{FLAGS.model} on {images.name}: test accuracy {final['accuracy']:.2%} after the last "
-        f"epoch, best {best['accuracy']:.2%} in epoch {best['epoch'] + 1} of {recipe.epochs}; "
-        f"{result['images_per_second']:.0f} images/s\n"
-        f"curves, weights and logs are in {output_dir}"
-    )
+    if training.Workers(strategy).is_chief:
+        final, best = result["final"], result["best"]
+        print(
+            f"{FLAGS.model} on {images.name}: test accuracy {final['accuracy']:.2%} after the last "
+            f"epoch, best {best['accuracy']:.2%} in epoch {best['epoch']} of {recipe.epochs}; "
+            f"{result['images_per_second']:.0f} images/s\n"
+            f"curves, weights and logs are in {output_dir()}"
+        )
 
 
-def output_folder():
+def load(entry, weights, arguments):
+    """The network of an entry, which says of itself what it began with."""
+    model = zoo.load(entry.name, weights, **arguments)
+    began_with = flags_of.digest(weights, entry.weights and entry.weights.sha256)
+    return attach(model, dataclasses.replace(describe(model), began_with=began_with))
+
+
+def evaluate(entry, recipe, arguments, images, strategy):
+    best = RunFolder(output_dir()).best
+    weights = FLAGS.weights or (best if best.exists() else "pretrained")
+    workers = training.Workers(strategy)
+    with (
+        training.global_state(FLAGS.seed, recipe.mixed_precision),
+        strategy.scope(),
+        workers.noticing_lost_workers(),
+    ):
+        model = load(entry, weights, arguments)
+        result = training.evaluate(model, images)
+    if workers.is_chief:
+        count = images.test.num_examples
+        skipped = count - result["images"]
+        top5 = f", top-5 {result['top5']:.2%}" if images.num_classes > 5 else ""
+        print(
+            f"{FLAGS.model}, {weights}: accuracy {result['accuracy']:.2%}{top5}, loss "
+            f"{result['loss']:.4f} on {f'{skipped} less than ' if skipped else ''}all {count} "
+            f"test images of {images.name}"
+        )
+
+
+def output_dir():
     return FLAGS.output_dir or os.path.join("runs", FLAGS.model.replace("/", "_"))
 
 
@@ -143,26 +158,8 @@ def run(argv):
     except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")
     except training.WorkerLost as error:
-        start_again(error)
-
-
-def start_again(error):
-    """Join the cluster anew, and go on from the last checkpoint once all workers are back.
-
-    Gives up when that has failed three times since the last checkpoint.
-    """
-    checkpoint = tf.train.latest_checkpoint(os.path.join(output_folder(), "checkpoints"))
-    before, _, times = os.environ.get("IRNET_TF_RESTARTS", "").rpartition("|")
-    times = int(times) + 1 if times and before == str(checkpoint) else 1
-    if times > 3:
-        sys.exit(f"train.py: lost another worker ({error}) 4 times since {checkpoint}; gave up")
-    print(f"train.py: lost another worker ({error}); joining again", file=sys.stderr, flush=True)
-    os.environ["IRNET_TF_RESTARTS"] = f"{checkpoint}|{times}"
-    for descriptor in os.listdir("/proc/self/fd"):  # TensorFlow's ports among them
-        with contextlib.suppress(OSError):
-            os.set_inheritable(int(descriptor), int(descriptor) < 3)
-    # Of a flag that is given twice the last one counts.
-    os.execv(sys.executable, [sys.executable, *sys.argv, "--nooverwrite", "--resume"])
+        again = [*sys.argv, "--nooverwrite", "--resume"]  # of a flag given twice the last counts
+        training.start_again(error, RunFolder(output_dir()).checkpoints, again)
 
 
 if __name__ == "__main__":

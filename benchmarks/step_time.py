@@ -14,8 +14,8 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import irnet_tf  # noqa: F401, before TensorFlow
+from irnet_tf import training
 from irnet_tf.training import Recipe
-from irnet_tf.training.step import Metrics, make_optimizer, make_train_step
 import numpy as np
 import tensorflow as tf
 import zoo
@@ -34,15 +34,12 @@ def make_step(entry, arguments, batch, jit_compile):
     labels = rng.integers(0, 10, batch).astype("int32")
     iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
     recipe = Recipe("none", epochs=1, batch_size=batch, learning_rate=0.1)
-    optimizer, metrics = make_optimizer(recipe, 1000), Metrics()
-    optimizer.build(model.trainable_variables)
-    strategy = tf.distribute.get_strategy()
-    step = make_train_step(model, optimizer, metrics, recipe, strategy, jit_compile)
+    training.compile(model, recipe, 1000, jit_compile=jit_compile)
+    step = model.make_train_function()
 
     def run():
         begin = time.process_time()
-        step(iterator)
-        metrics.loss.result().numpy()  # wait for it
+        float(step(iterator)["loss"])  # waits for it
         return time.process_time() - begin
 
     return run

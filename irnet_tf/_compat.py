@@ -10,10 +10,14 @@ import contextlib
 import logging
 
 from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
+from tensorflow.python.eager import context as tensorflow_context
+from tensorflow.python.framework import config as tensorflow_config
+from tf_keras.src import backend as keras_backend
 
 __all__ = [
     "LarqQuantizer",
     "is_functional",
+    "keeping_seeds_and_determinism",
     "lce_interpreter",
     "nodes_in_order",
     "parse_tflite",
@@ -71,3 +75,25 @@ def lce_interpreter(file: bytes):
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 
     return Interpreter(file, num_threads=1)
+
+
+@contextlib.contextmanager
+def keeping_seeds_and_determinism():
+    """What `set_random_seed` and `enable_op_determinism` change is as before afterwards.
+
+    TensorFlow can set these but neither tell nor unset them; Keras has a generator of its own.
+    """
+    keras = keras_backend._SEED_GENERATOR
+    generator = getattr(keras, "generator", None)
+    seed = tensorflow_context.global_seed()
+    determinism = tensorflow_config.is_op_determinism_enabled()
+    try:
+        yield
+    finally:
+        tensorflow_context.set_global_seed(seed)
+        if not determinism:
+            tensorflow_config.disable_op_determinism()
+        if generator is not None:
+            keras.generator = generator
+        elif hasattr(keras, "generator"):
+            del keras.generator

@@ -69,24 +69,33 @@ class EDECallback(tf.keras.callbacks.Callback):
     each epoch's end: put the callback before those that write the logs.
 
     Args:
-        epochs: how many epochs the whole training has, resumed parts included; above 0.
-        schedule: the sharpness over training.
+        epochs: how many epochs the whole training has, resumed parts included; above 0. None:
+            the `epochs` that `fit` is given, which is that number (with `initial_epoch`, too).
+        schedule: the sharpness over training; None: the paper's.
+        activations: of EDE-sign quantizers, if it is to be another than of Libra-PB's.
 
     Raises:
         ValueError: if `epochs` is not above 0.
     """
 
-    def __init__(self, epochs: int, schedule: EDESchedule | None = None):
+    def __init__(
+        self,
+        epochs: int | None = None,
+        schedule: EDESchedule | None = None,
+        activations: EDESchedule | None = None,
+    ):
         super().__init__()
-        if not epochs > 0:
+        if epochs is not None and not epochs > 0:
             raise ValueError(f"epochs must be above 0, got {epochs}")
         self.epochs = epochs
         self.schedule = schedule or EDESchedule()
+        self.activations = activations or self.schedule
         self._t = self.schedule(0.0)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._t = self.schedule(epoch / self.epochs)
-        set_ede(self.model, self._t)
+        progress = epoch / (self.epochs or self.params["epochs"])
+        self._t = self.schedule(progress)
+        set_ede(self.model, self._t, self.activations(progress))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:

@@ -35,16 +35,17 @@ def ede_sign(x, t=1.0) -> tf.Tensor:
         Tensor of `x`'s shape and type, each element `+1` or `-1`.
     """
 
+    x = tf.convert_to_tensor(x)
+    computed_in = x.dtype if x.dtype.size >= 4 else tf.float32
+    # Read here: a gradient that captures a variable cannot be exported by Keras. And tf.cast would
+    # take a Python number through float32.
+    t = tf.cast(t, computed_in) if tf.is_tensor(t) else tf.constant(t, computed_in)
+
     @tf.custom_gradient
     def sign(x):
-        def grad(dy):
-            # tf.cast would take a Python number through float32.
-            z = _at_least_float32(x).dtype
-            return _ede_gradient(x, dy, tf.cast(t, z) if tf.is_tensor(t) else tf.constant(t, z))
+        return lq.math.sign(x), lambda dy: _ede_gradient(x, dy, t)
 
-        return lq.math.sign(x), grad
-
-    return sign(tf.convert_to_tensor(x))
+    return sign(x)
 
 
 @fused_on_cpu(tf.bfloat16)

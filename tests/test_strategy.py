@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from irnet_tf.training import make_strategy
-from irnet_tf.training.strategy import _slurm
+from irnet_tf.training.cluster import _slurm
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -170,6 +170,18 @@ def assert_equal(dumps, one_process):
             np.testing.assert_allclose(value, one_process[first], rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_fit_with_the_same_parts_ends_with_the_same_weights(
+    tmp_path, replicas, one_process, two_replicas
+):
+    """`Model.fit` with `training.compile` and its callbacks, against `training.train`."""
+    expected = one_process if replicas == 1 else two_replicas
+    [values] = ten_steps(tmp_path, [{}], f"--replicas={replicas}", "--fit")
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_mirrored_replicas_compute_what_one_device_does(tmp_path, one_process, replicas):
     dumps = ten_steps(tmp_path, [{}], f"--replicas={replicas}", "--sync_batch_norm")
@@ -182,7 +194,7 @@ def test_workers_compute_what_one_process_does(tmp_path, one_process, n, environ
     dumps = ten_steps(tmp_path, environment(n), "--sync_batch_norm")
     assert [len(values) for values in dumps] == n * [len(one_process)]
     assert_equal(dumps, one_process)
-    assert result_of(tmp_path / "run")["final"]["epoch"] == 0
+    assert result_of(tmp_path / "run")["final"]["epoch"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -245,14 +257,14 @@ def test_a_killed_worker_that_comes_back_changes_nothing(tmp_path, undisturbed, 
     workers[victim] = start_train(*flags, env=environments[victim])
     outputs = finish(workers)
     assert "lost another worker" in outputs[1 - victim]
-    assert "going on after epoch 1 of 2" in outputs[0]
+    assert "resumed after epoch 1 of 2" in outputs[0]
     assert_same_run(tmp_path, undisturbed)
 
 
 def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
     flags = ["--epochs=1", "--batch_size=20", f"--output_dir={tmp_path}"]  # 71 steps
     workers = [start_train(*flags, env=e) for e in tf_config(2)]
-    wait_for(workers[0], "/71 ")
+    wait_for(workers[0], "/71,")
     workers[1].send_signal(signal.SIGTERM)
     outputs = finish(workers, code=1)
     assert all("stopped by SIGTERM in epoch 1; saved" in output for output in outputs), outputs
@@ -263,7 +275,7 @@ def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
 
 def test_an_error_of_the_chief_is_everyones(tmp_path):
     """A folder that holds another run: nobody waits for the chief, nothing is overwritten."""
-    (tmp_path / "config.json").write_text('{"identity": {"seed": 1}}')
+    (tmp_path / "config.json").write_text('{"identity": {"seed": 1, "recipe": {}}}')
     workers = [start_train("--epochs=1", f"--output_dir={tmp_path}", env=e) for e in tf_config(2)]
     outputs = finish(workers, code=1)
     assert "holds another run" in outputs[0]

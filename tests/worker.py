@@ -1,6 +1,7 @@
 """One process of a training, for the tests of strategies: ten float64 steps on digits.
 
     python -m tests.worker --output_dir=O --dump=W.npz [--replicas=2] [--sync_batch_norm] ...
+    python -m tests.worker --fit --dump=W.npz [--replicas=2]     # the same through Model.fit
 
 Several of them are a cluster where TF_CONFIG or Slurm's variables say so. The file gets every
 variable of every replica of this process.
@@ -11,18 +12,21 @@ import dataclasses
 
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, training
-from irnet_tf.models import cifar_resnet
+from irnet_tf.ede import EDECallback
 from irnet_tf.preprocessing import DIGITS
-from irnet_tf.training import Recipe, run
+from irnet_tf.training import Recipe
 import numpy as np
 import tensorflow as tf
+
+from tests.tiny import tiny_network
 
 RECIPE = Recipe("digits", 1, batch_size=12, learning_rate=0.1, augmentation="shift", nesterov=True)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--output_dir")
+    parser.add_argument("--fit", action="store_true")
     parser.add_argument("--dump", required=True)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--sync_batch_norm", action="store_true")
@@ -46,28 +50,35 @@ def main():
         train=dataclasses.replace(digits.train, num_examples=120),
         test=dataclasses.replace(digits.test, num_examples=50),
     )
+
+    def network():
+        return tiny_network(preprocessing=DIGITS, classes=10)
+
+    class Remember(tf.keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            used["model"] = self.model
+
     used = {}
-    make_train_step = run.steps.make_train_step
-
-    def remember(model, optimizer, *arguments):
-        used["variables"] = model.variables
-        used["iterations"] = [getattr(optimizer, "inner_optimizer", optimizer).iterations]
-        used["t"] = [m.t for m in model.submodules if hasattr(m, "t")]
-        return make_train_step(model, optimizer, *arguments)
-
-    run.steps.make_train_step = remember
-    training.train(
-        lambda: cifar_resnet(20),
-        digits,
-        RECIPE,
-        flags.output_dir,
-        network="digits",
-        preprocessing=DIGITS,
-        strategy=strategy,
-        sync_batch_norm=flags.sync_batch_norm,
-        jit_compile=flags.jit_compile,
-        mixed_precision=flags.mixed_precision,
-    )
+    if flags.fit:
+        with training.global_state(0, flags.mixed_precision), strategy.scope():
+            model = training.compile(network(), RECIPE, steps_per_epoch=10)
+            batches = training.training_batches(model, digits, RECIPE)
+            parts = [EDECallback(schedule=RECIPE.ede), training.AverageStatistics(), Remember()]
+            model.fit(batches, epochs=1, steps_per_epoch=10, callbacks=parts, verbose=0)
+    else:
+        training.train(
+            network,
+            digits,
+            RECIPE,
+            flags.output_dir,
+            strategy=strategy,
+            sync_batch_norm=flags.sync_batch_norm,
+            jit_compile=flags.jit_compile,
+            mixed_precision=flags.mixed_precision,
+            callbacks=[Remember()],
+        )
+    model = used["model"]
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
     def on_each_replica(variables):
         return [
@@ -77,11 +88,11 @@ def main():
 
     np.savez(
         flags.dump,
-        t=on_each_replica(used["t"]),
-        iterations=on_each_replica(used["iterations"]),
+        t=on_each_replica([m.t for m in model.submodules if hasattr(m, "t")]),
+        iterations=on_each_replica([optimizer.iterations]),
         **{
             f"{i:03}.{j}": value
-            for i, values in enumerate(on_each_replica(used["variables"]))
+            for i, values in enumerate(on_each_replica(model.variables))
             for j, value in enumerate(values)
         },
     )

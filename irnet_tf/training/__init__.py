@@ -1,15 +1,27 @@
-"""Recipes, strategies, and the run itself: fit, resume, outputs."""
+"""How networks are trained: recipes, the run itself, and its parts for `Model.fit`."""
 
+from irnet_tf.training.callbacks import AverageStatistics, RunOutputs
+from irnet_tf.training.cluster import make_strategy
+from irnet_tf.training.feeding import evaluate, training_batches
+from irnet_tf.training.loop import Stopped, train
+from irnet_tf.training.optimizer import SGD, compile
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.run import Stopped, evaluate, train
-from irnet_tf.training.strategy import WorkerLost, Workers, make_strategy
+from irnet_tf.training.state import global_state
+from irnet_tf.training.workers import WorkerLost, Workers, start_again
 
 __all__ = [
+    "SGD",
+    "AverageStatistics",
     "Recipe",
+    "RunOutputs",
     "Stopped",
     "WorkerLost",
     "Workers",
+    "compile",
     "evaluate",
+    "global_state",
     "make_strategy",
+    "start_again",
     "train",
+    "training_batches",
 ]

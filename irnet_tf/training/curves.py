@@ -1,0 +1,61 @@
+"""The picture of a run: accuracy, loss, and the rate and t that led there, over epochs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from irnet_tf.training.run_folder import best_row
+
+
+def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
+    """Draw the rows of a metrics.csv; epochs count from 1.
+
+    Args:
+        rows: one dict an epoch, with the columns of metrics.csv.
+        title: above the picture.
+        path: of the PNG file, which appears whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    path = Path(path)
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure.suptitle(title)
+    accuracy, loss, course = figure.subplots(1, 3)
+    marker = "." if len(rows) < 30 else None
+    for split, dashes in (("train", "--"), ("test", "-")):
+        style = {"label": split, "marker": marker, "linestyle": dashes}
+        accuracy.plot(epochs, [100 * r[f"{split}_accuracy"] for r in rows], **style)
+        loss.plot(epochs, [r[f"{split}_loss"] for r in rows], **style)
+    course.plot(epochs, [r["learning_rate"] for r in rows], marker=marker, label="learning rate")
+    course.plot(epochs, [r["ede_t"] for r in rows], "--", marker=marker, label="EDE's t")
+    best = best_row(rows)
+    accuracy.set_title(
+        f"best test accuracy {100 * best['test_accuracy']:.2f} % in epoch {best['epoch']:.0f}"
+    )
+    accuracy.set_ylabel("accuracy, %")
+    loss.set_ylabel("cross-entropy, nats (log scale)")
+    course.set_ylabel("learning rate and t (log scale)")
+    for axes in (loss, course):
+        axes.set_yscale("log")
+        axes.margins(y=0.08)  # the last, lowest rate is on the axis
+    # A loss of less than a decade has no power of ten to be read at.
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss.yaxis.set_minor_formatter(NullFormatter())
+    for axes in (accuracy, loss, course):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(part, dpi=110, format="png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Batches of a run for every replica, and the evaluation of a model on all test images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from irnet_tf import data as data_module
+from irnet_tf.description import describe
+from irnet_tf.preprocessing import Preprocessing
+from irnet_tf.training.optimizer import compile_for_evaluation, gives_logits, totals
+from irnet_tf.training.recipe import Recipe
+import tensorflow as tf
+
+_EVALUATION_BATCH = 500
+
+
+def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) -> Preprocessing:
+    """What a model expects of an image: what is given, or else what its description says.
+
+    Raises:
+        ValueError: if neither says it, or the model takes images of another size.
+    """
+    description = describe(model)
+    found = given or (description and description.preprocessing)
+    if not found:
+        raise ValueError(
+            "the network does not say what it expects of an image; give preprocessing, an "
+            "irnet_tf.preprocessing.Preprocessing"
+        )
+    sides = set(model.input_shape[1:3]) - {None, found.size}
+    if sides:
+        raise ValueError(
+            f"the network takes images of shape {model.input_shape[1:3]}, and preprocessing makes "
+            f"them {found.size} x {found.size}; give one with size={sides.pop()}"
+        )
+    return found
+
+
+def training_batches(
+    model: tf.keras.Model,
+    data: data_module.Data,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    first_epoch: int = 0,
+    first_step: int = 0,
+    preprocessing: Preprocessing | None = None,
+) -> tf.distribute.DistributedDataset:
+    """The batches that `train` trains on, epoch behind epoch, for `fit` or a loop of one's own.
+
+    They are repeated without end, so that workers need not ask each other whether there is more:
+    tell `fit` the `steps_per_epoch`.
+
+    Args:
+        model: of whose strategy's replicas each gets its share.
+        data: the data set; its training split is used.
+        recipe: batch size, epochs and augmentation.
+        seed: of order and augmentation.
+        first_epoch, first_step: where to begin, from 0.
+        preprocessing: of images; None: what the model's description says.
+
+    Raises:
+        ValueError: if the batch is larger than the split or cannot be shared evenly.
+    """
+    preprocessing = preprocessing_of(model, preprocessing)
+
+    def batches(context):
+        return data_module.training_batches(
+            data.train,
+            batch_size=recipe.batch_size,
+            preprocessing=preprocessing,
+            augmentation=recipe.augmentation,
+            seed=seed,
+            epochs=recipe.epochs,
+            first_epoch=first_epoch,
+            first_step=first_step,
+            workers=context.num_input_pipelines,
+            worker=context.input_pipeline_id,
+            replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+        ).repeat()
+
+    return model.distribute_strategy.distribute_datasets_from_function(batches)
+
+
+class Evaluation:
+    """Evaluates a model on all test images, again and again, with metrics of its own.
+
+    The metrics of the model in training stay as they are, so that a run can be saved amid it.
+
+    Args:
+        model: a network from images to one number a class, built and functional.
+        data: the data set; its test split is used.
+        preprocessing: of images; None: what the model's description says.
+        each_batch: called after each batch.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        data: data_module.Data,
+        preprocessing: Preprocessing | None = None,
+        each_batch: Callable[[], None] | None = None,
+    ):
+        preprocessing = preprocessing_of(model, preprocessing)
+
+        def batches(context):
+            return data_module.evaluation_batches(
+                data.test,
+                batch_size=_EVALUATION_BATCH,
+                preprocessing=preprocessing,
+                workers=context.num_input_pipelines,
+                worker=context.input_pipeline_id,
+            )
+
+        strategy = model.distribute_strategy
+        with strategy.scope():
+            self._model = tf.keras.Model(model.inputs, model.outputs)
+        compile_for_evaluation(self._model, gives_logits(model))
+        self._batches = strategy.distribute_datasets_from_function(batches)
+        share = _EVALUATION_BATCH * strategy.num_replicas_in_sync
+        self._steps = -(-data.test.num_examples // share)
+        self._callbacks = []
+        if each_batch:
+            self._callbacks.append(
+                tf.keras.callbacks.LambdaCallback(
+                    on_test_batch_end=lambda batch, logs: each_batch()
+                )
+            )
+
+    def __call__(self) -> dict[str, float]:
+        """`loss`, `accuracy` and `top5`, as fractions, and how many `images`."""
+        self._model.evaluate(self._batches, steps=self._steps, callbacks=self._callbacks, verbose=0)
+        return totals(self._model)
+
+
+class _EachBatch(tf.keras.callbacks.Callback):
+    def __init__(self, call):
+        super().__init__()
+        self._call = call
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._call()
+
+
+def evaluate(
+    model: tf.keras.Model,
+    data: data_module.Data,
+    *,
+    preprocessing: Preprocessing | None = None,
+) -> dict[str, float]:
+    """`loss`, `accuracy` and `top5`, as fractions, over every test image, and how many `images`.
+
+    Args:
+        model: a network from images, `[batch, size, size, 3]`, to logits or probabilities,
+            `[batch, classes]`. Its own loss and metrics (`compile`) stay as they are.
+        data: the data set; its test split is used.
+        preprocessing: of images; None: what the model's description says.
+
+    Raises:
+        ValueError: if an image cannot be read, or it is not known how images go in.
+    """
+    with data_module.naming_unreadable_images():
+        return Evaluation(model, data, preprocessing)()

@@ -1,0 +1,105 @@
+"""A network and data so small that a training of them takes seconds."""
+
+import contextlib
+import json
+import sys
+import time
+
+from irnet_tf import data, training
+from irnet_tf._compat import without_starvation_warning
+from irnet_tf.data.sources import Split
+from irnet_tf.description import Description, attach
+from irnet_tf.preprocessing import Preprocessing
+from irnet_tf.training import Recipe
+import larq as lq
+import numpy as np
+import tensorflow as tf
+
+RECIPE = Recipe("digits", epochs=2, batch_size=8, learning_rate=0.05, augmentation="shift")
+PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)
+
+
+def tiny_data(n=24, size=8):
+    """Images whose mean tells the class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    images = (80 * labels[:, None, None, None] + rng.integers(0, 60, (n, size, size, 3))).astype(
+        np.uint8
+    )
+
+    def read(index):
+        return tf.gather(tf.constant(images), index), tf.gather(
+            tf.constant(labels.astype(np.int32)), index
+        )
+
+    split = Split(n, read, size)
+    return data.Data("tiny", split, split, ("a", "b", "c"))
+
+
+def tiny_network(probabilities=False, regularizer=None, preprocessing=PREPROCESSING, classes=3):
+    """One convolution of full precision, one of 1-bit weights and inputs, a classifier."""
+    inputs = x = tf.keras.layers.Input((preprocessing.size, preprocessing.size, 3), name="images")
+    x = tf.keras.layers.Conv2D(8, 3, kernel_regularizer=regularizer, name="conv1")(x)
+    x = tf.keras.layers.BatchNormalization(momentum=0.9, name="bn1")(x)
+    with without_starvation_warning():
+        x = lq.layers.QuantConv2D(
+            8,
+            3,
+            input_quantizer="ede_sign",
+            kernel_quantizer="libra_pb",
+            use_bias=False,
+            name="conv2",
+        )(x)
+    x = tf.keras.layers.BatchNormalization(momentum=0.9, name="bn2")(x)
+    x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    activation = "softmax" if probabilities else None
+    x = tf.keras.layers.Dense(classes, activation, name="fc", dtype=tf.keras.backend.floatx())(x)
+    description = Description(
+        "tiny",
+        {},
+        network="tiny",
+        preprocessing=preprocessing,
+        output="probabilities" if probabilities else "logits",
+        classifier="fc",
+    )
+    return attach(tf.keras.Model(inputs, x), description)
+
+
+def tiny_train(folder, recipe=RECIPE, model=tiny_network, **changes):
+    return training.train(model, tiny_data(), recipe, str(folder), **changes)
+
+
+def main():
+    """`python -m tests.tiny FOLDER [FIELD=VALUE ...]`: a training in a process of its own."""
+    folder, *changes = sys.argv[1:]
+    changes = {name: json.loads(value) for name, value in (c.split("=") for c in changes)}
+    pause = changes.pop("pause", 0)  # seconds at each epoch's end
+    fill = changes.pop("fill", False)  # the disk, in the second epoch
+    options = {name: changes.pop(name) for name in ("seed", "overwrite") if name in changes}
+    images = changes.pop("images", 24)
+
+    class Disturb(tf.keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if fill and epoch == 1:
+                with contextlib.suppress(OSError), open(f"{folder}/filler", "wb", 0) as file:
+                    while True:
+                        file.write(bytes(4096))
+
+        def on_epoch_end(self, epoch, logs=None):
+            time.sleep(pause)
+
+    try:
+        training.train(
+            tiny_network,
+            tiny_data(images),
+            RECIPE.changed(**changes),
+            folder,
+            callbacks=[Disturb()],
+            **options,
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
