@@ -1,13 +1,9 @@
 """Where images come from, and what may not depend on how they are read."""
 
-import dataclasses
-
 from irnet_tf import data
-from irnet_tf.data import augment
-from irnet_tf.data.sources import Split
-from irnet_tf.preprocessing import CIFAR10, Preprocessing
+from irnet_tf.data import Split, augment
+from irnet_tf.preprocessing import Preprocessing
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow as tf
 
@@ -96,7 +92,7 @@ def test_augmentation_changes_from_epoch_to_epoch(digits):
     assert np.mean(first) < 0.5
 
 
-def test_shift_and_flip_makes_crops_of_the_padded_image_half_of_them_mirrored(rng):
+def test_shift_and_flip_makes_crops_of_the_padded_image_half_of_them_flipped(rng):
     image = rng.integers(1, 256, (32, 32, 3)).astype(np.uint8)
     padded = np.pad(image, [(4, 4), (4, 4), (0, 0)])
     crops = {}
@@ -106,11 +102,13 @@ def test_shift_and_flip_makes_crops_of_the_padded_image_half_of_them_mirrored(rn
             crops[crop.tobytes()] = (top, left, False)
             crops[crop[:, ::-1].tobytes()] = (top, left, True)
     numbers = tf.random.stateless_uniform([2000, augment.RANDOM_NUMBERS], [1, 2])
-    out = augment.shift_and_flip(tf.constant(np.repeat(image[None], 2000, 0)), numbers).numpy()
+    out = augment.random_crop_and_flip(
+        tf.constant(np.repeat(image[None], 2000, 0)), numbers
+    ).numpy()
     found = np.array([crops[x.tobytes()] for x in out])
     assert {tuple(x) for x in found[:, :2]} == {(i, j) for i in range(9) for j in range(9)}
     assert 0.45 < found[:, 2].mean() < 0.55
-    shifted = augment.shift(tf.constant(np.repeat(image[None], 2000, 0)), numbers).numpy()
+    shifted = augment.random_crop(tf.constant(np.repeat(image[None], 2000, 0)), numbers).numpy()
     assert not any(crops[x.tobytes()][2] for x in shifted)
 
 
@@ -151,146 +149,11 @@ def test_batch_that_does_not_divide():
         batches(counting_split(), batch_size=8, workers=3)
 
 
-# ---- a folder of one's own ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path, rng):
-    for split, count in (("train", 6), ("test", 3)):
-        for label, name in enumerate(("cat", "dog")):
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(count):
-                size = (40 + 3 * i, 50 - 2 * i)
-                pixels = np.full((*size, 3), 40 + 150 * label, np.uint8)
-                suffix = ("jpg", "png")[i % 2]
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.{suffix}")
-    return tmp_path
-
-
-def test_folder(folder):
-    images = data.load("cifar10", str(folder))
-    assert images.class_names == ("cat", "dog")
-    assert (images.train.num_examples, images.test.num_examples) == (12, 6)
-    [(x, y)] = batches(images.train, augmentation="none", batch_size=12, epochs=1)
-    assert x.shape == (12, 32, 32, 3)
-    np.testing.assert_allclose(x[:, 5, 5, 0], (40 + 150 * y) / 255, atol=0.02)
-
-
-def test_folder_takes_grey_transparent_and_palette_images(folder):
-    Image.new("L", (30, 30), 77).save(folder / "train/cat/grey.png")
-    Image.new("RGBA", (30, 30), (77, 77, 77, 0)).save(folder / "train/cat/clear.png")
-    Image.new("P", (30, 30)).save(folder / "train/cat/palette.png")
-    images = data.load("cifar10", str(folder))
-    assert joined(batches(images.train, batch_size=15, epochs=1))[0].shape == (15, 32, 32, 3)
-
-
-def test_val_may_stand_for_test(folder):
-    (folder / "test").rename(folder / "val")
-    assert data.load("cifar10", str(folder)).test.num_examples == 6
-
-
-def remove(path):
-    for file in sorted(path.rglob("*"), reverse=True):
-        file.unlink() if file.is_file() else file.rmdir()
-    path.rmdir()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: remove(f / "test"), "one of `test` or `val`.*found neither"),
-        (lambda f: remove(f / "test/dog"), "only in train: \\['dog'\\]"),
-        (lambda f: (f / "test/cow").mkdir(), "no .jpg, .jpeg, .png files .*cow"),
-        (lambda f: (remove(f / "train/cat"), remove(f / "train/dog")), "no class folders"),
-        (lambda f: (f / "train/dog/1.png").write_bytes(b"no image"), "cannot read.*dog/1.png"),
-        (lambda f: (f / "train/dog/0.jpg").write_bytes(b""), "cannot read.*dog/0.jpg"),
-    ],
-)
-def test_damaged_folders_are_named(folder, damage, message):
-    damage(folder)
-    with pytest.raises(ValueError, match=message):
-        data.load("cifar10", str(folder))
-
-
-def test_missing_and_empty_data_dir(tmp_path):
-    with pytest.raises(ValueError, match="is not a folder"):
-        data.load("cifar10", str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="is empty"):
-        data.load("cifar10", str(tmp_path))
-    (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="tfds build cifar10"):
-        data.load("cifar10", str(tmp_path))
-
-
-def test_unknown_data_set():
-    with pytest.raises(ValueError, match="unknown data set 'mnist'; .*digits, cifar10"):
-        data.load("mnist")
-
-
-def test_unknown_name_is_refused_beside_a_folder_too(folder):
-    with pytest.raises(ValueError, match="'cifra10'; did you mean cifar10?"):
-        data.load("cifra10", str(folder))
-
-
 def test_unknown_augmentation():
     with pytest.raises(ValueError, match="augmentation must be one of .*'shift', .*got 'nope'"):
         batches(counting_split(), augmentation="nope")
 
 
-@pytest.mark.parametrize("augmentation", ["none", "shift"])
-def test_a_folder_is_normalised_as_its_network_expects(folder, augmentation):
-    images = data.load("cifar10", str(folder))
-    [(plain, labels)] = batches(images.train, augmentation=augmentation, batch_size=12, epochs=1)
-    [(x, _)] = batches(
-        images.train, augmentation=augmentation, batch_size=12, epochs=1, preprocessing=CIFAR10
-    )
-    np.testing.assert_allclose(x, (plain - CIFAR10.mean) / CIFAR10.std, atol=1e-5)
-    [(y, order)] = data.evaluation_batches(images.train, batch_size=12, preprocessing=CIFAR10)
-    expected = (np.array([40, 190])[order][:, None] / 255 - CIFAR10.mean) / CIFAR10.std
-    np.testing.assert_allclose(y[:, 5, 5], expected, atol=0.1)
-
-
-def test_evaluation_is_what_the_preprocessing_makes_of_an_image(folder):
-    images = data.load("cifar10", str(folder))
-    cropped = dataclasses.replace(CIFAR10, crop=0.75, size=20)
-    i = -1
-    for i, (x, _) in enumerate(
-        data.evaluation_batches(images.test, batch_size=1, preprocessing=cropped)
-    ):
-        file, _ = images.test.read(tf.constant(i, tf.int64))
-        np.testing.assert_allclose(x, cropped(tf.io.decode_image(file)[None]), atol=1e-4)
-    assert i == 5
-
-
-def test_cifar10_through_tfds(tmp_path):
-    """A small data set in cifar10's TFDS form, written by TFDS itself."""
-    import tensorflow_datasets as tfds
-
-    pixels = np.random.default_rng(0).integers(0, 256, (25, 32, 32, 3)).astype(np.uint8)
-    write_cifar10(tmp_path, pixels, np.arange(25) % 10)
-    assert tfds.builder("cifar10", data_dir=tmp_path).info.splits["train"].num_examples == 25
-    images = data.load("cifar10", str(tmp_path))
-    assert images.name == "CIFAR-10" and images.class_names[:2] == ("airplane", "automobile")
-    x, y = images.train.read(tf.range(25))
-    label = {image.tobytes(): i % 10 for i, image in enumerate(pixels)}  # TFDS shuffles
-    assert [label[image.tobytes()] for image in x.numpy()] == list(y.numpy())
-    assert len({image.tobytes() for image in x.numpy()}) == 25
-
-
-def write_cifar10(folder, pixels, labels):
-    """`cifar10/3.0.2` under `folder`, made by TFDS's own writer from the given images."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder("cifar10", data_dir=folder)
-
-    def examples(self, dl_manager):
-        del self, dl_manager
-        rows = [
-            (i, {"id": f"train_{i}", "image": p, "label": int(c)})
-            for i, (p, c) in enumerate(zip(pixels, labels))
-        ]
-        return {"train": iter(rows), "test": iter(rows)}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(builder), "_split_generators", examples)
-        builder.download_and_prepare()
+def test_unknown_data_set():
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; .*digits, cifar10"):
+        data.load("mnist")

@@ -1,9 +1,9 @@
 """Augmentation as published, as functions of images and of uniform random numbers.
 
 Nothing here draws a random number: whoever calls decides what they depend on. An
-augmentation has three parts: a window says which part of an image is cropped and made
-`[size, size, 3]`, what it shows may be mirrored, and `change` alters a batch of such squares.
-All get `RANDOM_NUMBERS` float32 numbers in [0, 1) an image.
+augmentation has two parts: a crop box says which part of an image is decoded and made
+`[size, size, 3]`, where the images are read; `change` alters a batch of such squares, on
+whichever device. Both get `RANDOM_NUMBERS` float32 numbers in [0, 1) an image.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Callable
 import dataclasses
 import math
 
+from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
 
 RANDOM_NUMBERS = 10
 
 
-# ---- windows: what is cropped ------------------------------------------------------------------
+# ---- crop boxes --------------------------------------------------------------------------------
 
 
 def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """8 to 100 % of the area, 3 / 4 to 4 / 3 as wide as high, somewhere in the image.
 
-    A window that would stick out is made as large as the image allows.
+    A box that would stick out is made as large as the image allows.
 
     Args:
         shape: height and width first, int32.
@@ -43,16 +44,16 @@ def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 
 def crop(
-    image: tf.Tensor, window: Callable, numbers: tf.Tensor | None, shrink_to: int | None = None
+    image: tf.Tensor, box: Callable, numbers: tf.Tensor | None, shrink_to: int | None = None
 ) -> tf.Tensor:
-    """Cut a window out of an image; of a JPEG file only that part is decoded.
+    """Cut a box out of an image; of a JPEG file only that part is decoded.
 
     Args:
         image: the bytes of a JPEG, PNG, GIF or BMP file, string `[]`, or pixels, uint8
             `[height, width, 3]`.
-        window: such as `random_resized`, a function of the image's shape and of `numbers`.
-        numbers: what the window depends on, float32 `[RANDOM_NUMBERS]`.
-        shrink_to: if given, a window at least 2, 4 or 8 times as large both ways comes
+        box: such as `random_resized`, a function of the image's shape and of `numbers`.
+        numbers: what the box depends on, float32 `[RANDOM_NUMBERS]`.
+        shrink_to: if given, a box at least 2, 4 or 8 times as large both ways comes
             shrunk by that, which JPEG decoding does at a gain.
 
     Returns:
@@ -67,7 +68,7 @@ def crop(
         return tf.reduce_sum(tf.cast(tf.reduce_min(times) >= [2, 4, 8], tf.int32))
 
     def cut_jpeg():
-        part = window(tf.image.extract_jpeg_shape(image), numbers)
+        part = box(tf.image.extract_jpeg_shape(image), numbers)
 
         def decode(ratio):
             return tf.image.decode_and_crop_jpeg(
@@ -79,7 +80,7 @@ def crop(
         return tf.switch_case(ratios(part), [lambda r=r: decode(r) for r in (1, 2, 4, 8)])
 
     def cut(pixels):
-        part = window(tf.shape(pixels), numbers)
+        part = box(tf.shape(pixels), numbers)
         top, left, height, width = tf.unstack(part)
         pixels = pixels[top : top + height, left : left + width]
         size = part[2:] // tf.bitwise.left_shift(1, ratios(part))
@@ -94,11 +95,6 @@ def crop(
     return tf.cond(tf.io.is_jpeg(image), cut_jpeg, cut_other)
 
 
-def mirror(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Mirrors half of the images. Any `[height, width, 3]`."""
-    return tf.cond(numbers[4] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-
-
 # ---- changes of a batch ------------------------------------------------------------------------
 
 
@@ -108,8 +104,13 @@ def keep(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     return images
 
 
-def shift(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tensor:
-    """Pads 4 zeros a side and crops at random: for digits, which must not be mirrored."""
+def flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Half of the images are flipped, left to right."""
+    return tf.where(numbers[:, 4, None, None, None] < 0.5, images[:, :, ::-1], images)
+
+
+def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tensor:
+    """Pads 4 zeros a side and crops at random: for digits, which must not be flipped."""
     size = images.shape[1]
     padded = tf.pad(images, [[0, 0], [4, 4], [4, 4], [0, 0]])
     offsets = tf.cast(numbers[:, :2] * 9, tf.int32)
@@ -121,9 +122,9 @@ def shift(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tenso
     return tf.gather(images, columns, axis=2, batch_dims=2)
 
 
-def shift_and_flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """CIFAR's: pads 4 zeros a side, crops at random, mirrors half of the images."""
-    return shift(images, numbers, flip=True)
+def random_crop_and_flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """CIFAR's: pads 4 zeros a side, crops at random, flips half of the images."""
+    return random_crop(images, numbers, flip=True)
 
 
 # What gives a pixel's luma, its chroma, and that turned by 90 degrees in YIQ's I-Q plane.
@@ -169,25 +170,55 @@ def jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.clip_by_value(images, 0, 255), [-1, size, size, 3])
 
 
+def flip_and_jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """ImageNet's."""
+    return jitter(flip(images, numbers), numbers)
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """What is done to training images.
 
     Attributes:
-        window: which part of a training image is cropped; see `random_resized`. None: the
-            network's own square, as in evaluation.
-        mirrored: whether half of the crops are mirrored.
+        crop_box: which part of an image is cropped; see `random_resized`. None: the network's own
+            square, as in evaluation.
         change: from images `[b, size, size, 3]`, 0 to 255, and numbers to such images.
     """
 
-    window: Callable | None = None
-    mirrored: bool = False
+    crop_box: Callable | None = None
     change: Callable = keep
 
 
+# Run folders and weights files have these names.
 AUGMENTATIONS = {
     "none": Augmentation(),
-    "shift": Augmentation(change=shift),
-    "shift_and_flip": Augmentation(change=shift_and_flip),
-    "imagenet": Augmentation(random_resized, True, jitter),
+    "shift": Augmentation(change=random_crop),
+    "shift_and_flip": Augmentation(change=random_crop_and_flip),
+    "imagenet": Augmentation(random_resized, flip_and_jitter),
+    "imagenet_without_jitter": Augmentation(random_resized, flip),
 }
+
+
+def finish(
+    images: tf.Tensor,
+    numbers: tf.Tensor,
+    *,
+    augmentation: str,
+    preprocessing: Preprocessing,
+) -> tf.Tensor:
+    """What is left to do once images lie as uint8 where they are trained on: all in one.
+
+    Args:
+        images: uint8 `[b, size, size, 3]`.
+        numbers: float32 `[b, RANDOM_NUMBERS]`.
+        augmentation: a key of `AUGMENTATIONS`.
+        preprocessing: the network's.
+
+    Returns:
+        Float32 of the same shape, changed and normalised.
+    """
+    images = AUGMENTATIONS[augmentation].change(images, numbers)
+    shape = images.shape
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, shape[2] * 3])  # few and long: fast
+    scale, offset = (np.tile(x, shape[2]) for x in preprocessing.scale_and_offset())
+    return tf.reshape(rows * scale + offset, [-1, *shape[1:]])

@@ -1,0 +1,248 @@
+"""What a data set is, and how one is opened by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import importlib
+import os
+from pathlib import Path
+import tempfile
+import weakref
+
+from absl import logging
+from irnet_tf._checks import check_choice, nearest
+import numpy as np
+import tensorflow as tf
+
+# Modules of this package, each with a function `load`.
+_SOURCES = {"digits": "digits", "cifar10": "cifar10", "imagenet2012": "imagenet"}
+_OWN_IMAGES = "a folder of your own holds train/CLASS/*.jpg|png and test/CLASS/... or val/CLASS/..."
+
+
+class UnreadableImages(ValueError):
+    """Images cannot be read.
+
+    Attributes:
+        images: what they are called where they come from.
+    """
+
+    def __init__(self, images: list[str]):
+        self.images = list(images)
+        more = f" and {len(images) - 5} more" if len(images) > 5 else ""
+        super().__init__(
+            f"cannot read image(s) {'; '.join(images[:5])}{more}; repair or remove them, or leave "
+            "them out with unreadable='skip'"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images that can be read in any order.
+
+    Attributes:
+        num_examples: how many.
+        read: if `side` is not None, from int64 indices of any shape `[...]` to uint8 images
+            `[..., side, side, 3]` and int32 labels `[...]`; else from one index (or what `open`
+            gives for it) to the bytes of an image file, string `[]`, and its label.
+        side: height and width of every image, None where they differ.
+        describe: from an index to what the image is called where it comes from.
+        unreadable: `"stop"` or `"skip"`, what happens at an image that cannot be read.
+        open: from an index to a `tf.data.Dataset` of the one record that `read` then takes; None
+            where `read` takes the index itself.
+    """
+
+    num_examples: int
+    read: Callable
+    side: int | None = None
+    describe: Callable[[int], str] = "example {}".format
+    unreadable: str = "stop"
+    open: Callable | None = None
+
+    def example(self, index):
+        """The image (or file) and label of one example."""
+        if self.open is None:
+            return self.read(tf.constant(index, tf.int64))
+        return self.read(self.open(tf.constant(index, tf.int64)).get_single_element())
+
+    @functools.cached_property
+    def journal(self) -> Journal:
+        """Where pipelines note which examples they could not read."""
+        return Journal(self.describe, self.unreadable)
+
+    def skipped(self) -> list[int]:
+        """Indices of the examples that this process could not read so far, in that order.
+
+        A warning names those that are new since the last call.
+        """
+        self.journal.warn()
+        return self.journal.each_once()
+
+
+class Journal:
+    """A file of indices that pipelines write and Python reads.
+
+    TensorFlow runs a pipeline in parallel under op determinism only if nothing in it can change
+    a state, such as that of a Python function. It lets `tf.print` pass.
+    """
+
+    all = weakref.WeakSet()
+
+    def __init__(self, describe: Callable[[int], str], unreadable: str):
+        self.describe = describe
+        self.unreadable = unreadable
+        handle, self.path = tempfile.mkstemp(prefix="irnet_tf_unreadable_")
+        os.close(handle)
+        weakref.finalize(self, lambda path: Path(path).unlink(missing_ok=True), self.path)
+        self._told = 0
+        self.all.add(self)
+
+    def write(self, indices: tf.Tensor) -> tf.Operation:
+        """Add indices, int64 `[n]`; an operation of a graph."""
+        return tf.print(indices, summarize=-1, output_stream=f"file://{self.path}")
+
+    def read(self) -> list[int]:
+        """All of them, in the order in which they were met, each as often as it was."""
+        text = Path(self.path).read_text()
+        return list(map(int, text.replace("[", " ").replace("]", " ").split()))
+
+    def each_once(self) -> list[int]:
+        return list(dict.fromkeys(self.read()))
+
+    def warn(self) -> None:
+        """Name those that were skipped and not named yet."""
+        met = self.each_once()
+        new, self._told = met[self._told :], len(met)
+        if new and self.unreadable == "skip":
+            more = f" and {len(new) - 5} more" if len(new) > 5 else ""
+            named = "; ".join(map(self.describe, new[:5]))
+            logging.warning(
+                "%d image(s) could not be read and were skipped: %s%s", len(met), named, more
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set.
+
+    Attributes:
+        name: what it is, as it is to be named beside an accuracy.
+        train, test: its splits.
+        class_names: in the order of the labels.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    unreadable: str = "stop",
+    validation_split: float | None = None,
+) -> Data:
+    """Open a data set.
+
+    Args:
+        name: `"digits"`, `"cifar10"` or `"imagenet2012"`. If `data_dir` holds a folder `train`
+            of class folders, those images are taken instead: a user's own.
+        data_dir: where the data is. For `"cifar10"` and `"imagenet2012"` the folder that
+            TensorFlow Datasets prepared; without it TFDS's own default is used, and cifar10
+            is downloaded if need be. For images of one's own: `train/CLASS/*.jpg|png` and
+            `test/...` or `val/...`.
+        unreadable: what happens at a broken image of a folder or of ImageNet. `"stop"`: an
+            error names it. `"skip"`: a warning does; in training the next readable example
+            stands in for it, in evaluation it is left out of the batch.
+        validation_split: for images of one's own without a part to test on: the share of each
+            class, above 0 and below 1, that is tested on instead of trained on. `data_dir` may
+            then hold the class folders themselves.
+
+    Returns:
+        The data set. Small ones are in memory; ImageNet and a folder are read when needed.
+
+    Raises:
+        ValueError: if an argument is not one of these; the folder is missing, empty, or not
+            what `name` needs; it has no test images, fewer than two classes, or other classes
+            in test than in train; or if a prepared data set is missing or damaged.
+        UnreadableImages: if a file of the folder is no image.
+    """
+    check_choice("unreadable", unreadable, ("stop", "skip"))
+    if name not in _SOURCES:
+        raise ValueError(f"unknown data set {name!r}; {nearest(name, _SOURCES)} And {_OWN_IMAGES}")
+    if validation_split is not None and not 0 < validation_split < 1:
+        raise ValueError(
+            f"validation_split must be above 0 and below 1, the share to test on, got "
+            f"{validation_split!r}"
+        )
+    if data_dir is not None:
+        if str(data_dir) == "":
+            raise ValueError(
+                "data_dir is empty; name the folder that holds the data, or leave it out"
+            )
+        root = Path(data_dir)
+        if not root.is_dir():
+            raise ValueError(f"data_dir {str(data_dir)!r} is not a folder; check the path")
+        if not any(root.iterdir()):
+            raise ValueError(f"data_dir {str(data_dir)!r} is empty; it should hold the images")
+        if (root / "train").is_dir() or validation_split is not None:
+            from irnet_tf.data import folder
+
+            return folder.load(root, unreadable, validation_split)
+    if validation_split is not None:
+        raise ValueError(
+            f"validation_split is for a folder of images of your own; {name} has its own test "
+            "images: leave it out, or give data_dir"
+        )
+    source = importlib.import_module(f"irnet_tf.data.{_SOURCES[name]}")
+    return source.load(None if data_dir is None else str(data_dir), unreadable)
+
+
+def constants(*arrays) -> Callable:
+    """Gives tensors of the arrays: captured by pipelines, not copied into their graphs."""
+
+    @functools.cache
+    def tensors():
+        with tf.init_scope(), tf.device("CPU:0"):
+            return tuple(map(tf.constant, arrays))
+
+    return tensors
+
+
+def in_memory(images, labels) -> Split:
+    """A split of uint8 images `[n, side, side, 3]` and their labels."""
+    images, labels = np.asarray(images), np.asarray(labels, np.int32)
+    tensors = constants(images, labels)
+
+    def read(index):
+        return tuple(tf.gather(tensor, index) for tensor in tensors())
+
+    return Split(len(images), read, images.shape[1])
+
+
+def advice(folder: str | os.PathLike) -> str:
+    """How a folder that is not what was asked for might be meant."""
+    children = sorted(child for child in Path(folder).iterdir() if child.is_dir())
+    names = {child.name.lower(): child.name for child in children}
+    if "train" in names:
+        return f". The folder {names['train']!r} must be called 'train' for images of your own"
+    images = {".jpg", ".jpeg", ".png"}
+    holds_images = [
+        child.name
+        for child in children
+        if any(file.suffix.lower() in images for file in child.iterdir())
+    ]
+    if holds_images:
+        return (
+            f". It holds images in {', '.join(holds_images[:3])}: if these are classes of your "
+            "own, put them into train/CLASS and test/CLASS, or give validation_split=0.2 to test "
+            "on a fifth of them"
+        )
+    return f". For images of your own, {_OWN_IMAGES}"

@@ -1,0 +1,37 @@
+"""scikit-learn's handwritten digits, which need no download."""
+
+from __future__ import annotations
+
+from irnet_tf.data.dataset import Data, advice, in_memory
+import numpy as np
+
+
+def load(data_dir: str | None = None, unreadable: str = "stop") -> Data:
+    """1,797 handwritten digits, 8x8 enlarged to 32x32; a fifth, of each digit, is for testing.
+
+    Raises:
+        ValueError: if there is a `data_dir`, for these are part of scikit-learn.
+    """
+    del unreadable
+    if data_dir is not None:
+        raise ValueError(
+            f"data_dir {data_dir!r} holds no folder train, and digits, which are part of "
+            f"scikit-learn, take none{advice(data_dir)}"
+        )
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    small = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    large = [Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC) for image in small]
+    images = np.repeat(np.stack(large)[..., None], 3, axis=3)
+    x, xt, y, yt = train_test_split(
+        images, digits.target, test_size=0.2, random_state=0, stratify=digits.target
+    )
+    return Data(
+        "digits (scikit-learn)",
+        in_memory(x, y),
+        in_memory(xt, yt),
+        tuple(map(str, digits.target_names)),
+    )

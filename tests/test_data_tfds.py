@@ -1,0 +1,182 @@
+"""CIFAR-10 and ImageNet as TensorFlow Datasets prepares them, whole, damaged and hostile."""
+
+import json
+import os
+import shutil
+import struct
+
+from irnet_tf import data
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.test_imagenet import pictures, write_imagenet
+
+
+def test_cifar10_through_tfds(tmp_path):
+    """A small data set in cifar10's TFDS form, written by TFDS itself."""
+    import tensorflow_datasets as tfds
+
+    pixels = np.random.default_rng(0).integers(0, 256, (25, 32, 32, 3)).astype(np.uint8)
+    write_cifar10(tmp_path, pixels, np.arange(25) % 10)
+    assert tfds.builder("cifar10", data_dir=tmp_path).info.splits["train"].num_examples == 25
+    images = data.load("cifar10", str(tmp_path))
+    assert images.name == "CIFAR-10" and images.class_names[:2] == ("airplane", "automobile")
+    x, y = images.train.read(tf.range(25))
+    label = {image.tobytes(): i % 10 for i, image in enumerate(pixels)}  # TFDS shuffles
+    assert [label[image.tobytes()] for image in x.numpy()] == list(y.numpy())
+    assert len({image.tobytes() for image in x.numpy()}) == 25
+
+
+def write_cifar10(folder, pixels, labels):
+    """`cifar10/3.0.2` under `folder`, made by TFDS's own writer from the given images."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("cifar10", data_dir=folder)
+
+    def examples(self, dl_manager):
+        del self, dl_manager
+        rows = [
+            (i, {"id": f"train_{i}", "image": p, "label": int(c)})
+            for i, (p, c) in enumerate(zip(pixels, labels))
+        ]
+        return {"train": iter(rows), "test": iter(rows)}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(builder), "_split_generators", examples)
+        builder.download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Both data sets, small."""
+    root = tmp_path_factory.mktemp("whole")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype(np.uint8)
+    write_cifar10(root, pixels, np.arange(12) % 10)
+    write_imagenet(root, pictures()[:6], shards=1)
+    return root
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# ---- features that are code --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
+@pytest.mark.parametrize("key", ["pythonClassName", "type", "python_class_name"])
+def test_features_of_a_stranger_import_nothing(copy, tmp_path, monkeypatch, name, key):
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    [path] = (copy / name).glob("*/features.json")
+    features = json.loads(path.read_text())
+    image = features["featuresDict"]["features"]["image"]
+    del image["pythonClassName"]
+    image[key] = "stranger.Feature"
+    path.write_text(json.dumps(features))
+    with pytest.raises(ValueError, match="features.json asks for 'stranger.Feature'"):
+        data.load(name, str(copy))
+    assert not (tmp_path / "ran").exists()
+
+
+# ---- damage ------------------------------------------------------------------------------------
+
+
+def open_and_read(name, root):
+    """What training would do first: open the data set, and read all of it."""
+    images = data.load(name, str(root))
+    for split in (images.train, images.test):
+        if split.side is None:
+            with data.naming_unreadable_images():
+                for i in range(split.num_examples):
+                    try:
+                        split.example(i)
+                    except tf.errors.OpError as error:  # a pipeline names it
+                        raise ValueError(str(error)) from error
+        else:
+            split.read(tf.range(split.num_examples))
+
+
+def mutations(path, rng, count):
+    """(what was done, changed bytes) of a file."""
+    content = path.read_bytes()
+    yield "empty", b""
+    yield "half", content[: len(content) // 2]
+    yield "a byte more", content + b"x"
+    yield "twice", content * 2
+    yield "zeros", bytes(len(content))
+    yield "a huge record", struct.pack("<Q", 2**62) + content[8:]
+    for _ in range(count):
+        place = int(rng.integers(len(content)))
+        changed = bytearray(content)
+        changed[place] ^= int(rng.integers(1, 256))
+        yield f"byte {place}", bytes(changed)
+    for _ in range(count):
+        begin, end = sorted(rng.integers(len(content), size=2))
+        yield f"cut {begin} to {end}", content[:begin] + content[end:]
+
+
+def sweep(whole, tmp_path, rng, count):
+    """Damages each file in turn. Only a ValueError may come of it, or nothing that matters."""
+    refused = survived = 0
+    for name in ("cifar10", "imagenet2012"):
+        files = sorted(p for p in (whole / name).rglob("*") if p.is_file())
+        for file in files:
+            for what, content in mutations(file, rng, count):
+                root = tmp_path / "mutant"
+                shutil.rmtree(root, ignore_errors=True)
+                shutil.copytree(whole / name, root / name)
+                (root / file.relative_to(whole)).write_bytes(content)
+                try:
+                    open_and_read(name, root)
+                    survived += 1
+                    # Records have checksums; a byte of dataset_info.json may mean nothing.
+                    assert ".tfrecord" not in file.name, (file, what)
+                except AssertionError:
+                    raise
+                except ValueError as error:
+                    refused += 1
+                    assert str(error).strip(), (file, what)
+                except Exception as error:
+                    raise AssertionError(f"{file.name}, {what}: {error!r}") from error
+    return refused, survived
+
+
+def test_damaged_records_are_refused(whole, tmp_path, rng):
+    refused, _ = sweep(whole, tmp_path, rng, 1)
+    assert refused > 40
+
+
+@pytest.mark.slow
+def test_more_damaged_records_are_refused(whole, tmp_path, rng):
+    refused, _ = sweep(whole, tmp_path, rng, 15)
+    assert refused > 200
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
+@pytest.mark.parametrize("what", ["missing", "a folder", "a pipe"])
+def test_a_shard_that_is_no_file_is_named(copy, name, what):
+    shard = sorted((copy / name).glob("*/*train.tfrecord*"))[0]
+    shard.unlink()
+    if what == "a folder":
+        shard.mkdir()
+    elif what == "a pipe":
+        os.mkfifo(shard)
+    message = "is missing" if what == "missing" else "is no regular file"
+    with pytest.raises(ValueError, match=f"{shard.name} {message}"):
+        data.load(name, str(copy))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
+def test_a_count_that_is_not_true_is_refused(copy, name):
+    [path] = (copy / name).glob("*/dataset_info.json")
+    info = json.loads(path.read_text())
+    for length in ("10000000000000", "3"):
+        for split in info["splits"]:
+            split["shardLengths"] = [length]
+        path.write_text(json.dumps(info))
+        with pytest.raises(ValueError, match="copy it again, or prepare it anew"):
+            data.load(name, str(copy))
