@@ -60,6 +60,7 @@ flags.DEFINE_string("model", "digits/resnet20_bireal_1w1a", "a name of zoo.list_
 flags.DEFINE_string("recipe", "paper", "which of the network's recipes, such as paper or fast")
 flags.DEFINE_string("data_dir", None, "where the data is; a folder with train/CLASS/* is your own")
 flags.DEFINE_enum("unreadable", "stop", ["stop", "skip"], "what to do at a damaged image")
+flags.DEFINE_float("validation_split", None, "share of each class to test on, if none is set aside")
 flags.DEFINE_string("output_dir", None, "the run folder; runs/MODEL if not given")
 flags.DEFINE_integer("seed", 0, "of initial weights, order and augmentation")
 flags.DEFINE_enum("strategy", "auto", STRATEGIES, "which devices share the work")
@@ -88,7 +89,12 @@ def main(argv):
     flags_of.check_network(FLAGS.model, entry.builder, arguments)
     RunFolder(output_dir()).check_it_can_be_one()
     strategy = training.make_strategy(FLAGS.strategy)
-    images = data.load(recipe.data, FLAGS.data_dir, unreadable=FLAGS.unreadable)
+    images = data.load(
+        recipe.data,
+        FLAGS.data_dir,
+        unreadable=FLAGS.unreadable,
+        validation_split=FLAGS.validation_split,
+    )
     arguments = {"num_classes": images.num_classes, **arguments}
     if FLAGS.mode == "evaluate":
         return evaluate(entry, recipe, arguments, images, strategy)

@@ -69,6 +69,7 @@ NONSENSE = [
     (["--data_dir=no/such/folder"], "data_dir 'no/such/folder' is not a folder"),
     (["--data_dir="], "data_dir is empty"),
     (["--unreadable=ignore"], "unreadable"),
+    (["--validation_split=2"], "validation_split"),
     (["--output_dir={file}"], "is not a folder"),
     (["--output_dir={file}/run"], "is not a folder"),
     (["--output_dir="], "output_dir is empty"),

@@ -18,21 +18,9 @@ import safetensors.numpy
 import tensorflow as tf
 
 from tests.conftest import ROOT, assert_same_run, result_of, wait_for
-from tests.tiny import PREPROCESSING, RECIPE, tiny_data, tiny_network, tiny_train
+from tests.tiny import PREPROCESSING, RECIPE, start_tiny, tiny_data, tiny_network, tiny_train
 
 OLD = ROOT / "tests/reference/run_of_first_format"
-
-
-def start_tiny(folder, *changes):
-    """A training in a process of its own, its output to be read from `.stdout`."""
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "tests.tiny", str(folder), *changes],
-        cwd=ROOT,
-        env={**os.environ, "TQDM_MININTERVAL": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 # ---- the run folder ----------------------------------------------------------------------------
@@ -212,7 +200,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert tiny_train(tmp_path)["final"]["epoch"] == 2
 
 
-def test_an_unreadable_image_is_named_when_it_is_met(tmp_path):
+def test_an_unreadable_image_is_named_when_it_is_met_or_skipped_and_counted(tmp_path):
     from PIL import Image
 
     for split in ("train", "test"):
@@ -221,11 +209,17 @@ def test_an_unreadable_image_is_named_when_it_is_met(tmp_path):
             for i in range(4):
                 noise = np.random.default_rng(i).integers(0, 256, (64, 64, 3)).astype(np.uint8)
                 Image.fromarray(noise).save(tmp_path / split / name / f"{i}.jpg")
-    broken = tmp_path / "train" / "b" / "2.jpg"
-    broken.write_bytes(broken.read_bytes()[:900])  # the header is whole, the picture is not
+    for broken in (tmp_path / "train/b/2.jpg", tmp_path / "test/a/1.jpg"):
+        broken.write_bytes(broken.read_bytes()[:900])  # the header is whole, the picture is not
     images = data.load("digits", str(tmp_path))
-    with pytest.raises(ValueError, match="cannot read .*train/b/2.jpg"):
-        training.train(tiny_network, images, RECIPE, tmp_path / "run")
+    recipe = RECIPE.changed(batch_size=4)  # the 12 images, in 3 steps
+    with pytest.raises(ValueError, match="train/b/2.jpg"):
+        training.train(tiny_network, images, recipe, tmp_path / "run")
+    images = data.load("digits", str(tmp_path), unreadable="skip")
+    training.train(tiny_network, images, recipe, tmp_path / "skipping")
+    rows = RunFolder(tmp_path / "skipping").read_rows()
+    assert [row["unreadable_images"] for row in rows] == [2, 2]
+    assert [row["test_images"] for row in rows] == [11, 11]
 
 
 _LONG = ("epochs=3", "images=240")  # 30 steps an epoch
@@ -446,3 +440,21 @@ def test_details_of_layers_are_logged_if_asked_for(tmp_path):
     assert [(row["epoch"], row["layer"]) for row in rows] == [("1", "conv2"), ("2", "conv2")]
     assert all(0 <= float(row["flip_ratio"]) < 0.5 for row in rows)
     assert all(float(row["gradient_norm"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 60])
+def test_curves_count_epochs_in_whole_numbers_and_show_every_point(epochs):
+    from irnet_tf.training.curves import figure_of
+
+    rows = [
+        {**dict.fromkeys(FIELDS, 0.5), "epoch": e, "learning_rate": 0.1 ** (1 + 4 * e / epochs)}
+        for e in range(1, epochs + 1)
+    ]
+    figure = figure_of(rows, "title")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        ticks = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+        assert ticks and all(t == int(t) and 1 <= t <= epochs for t in ticks)
+        assert axes.get_xlabel() == "epoch" and axes.get_ylabel()
+    low, high = figure.axes[2].get_ylim()
+    assert low < min(row["learning_rate"] for row in rows) and high > 0.5

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -11,9 +13,12 @@ from irnet_tf.data.sources import Split
 from irnet_tf.description import Description, attach
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
+from irnet_tf.training.run_folder import RunFolder
 import larq as lq
 import numpy as np
 import tensorflow as tf
+
+from tests.conftest import ROOT
 
 RECIPE = Recipe("digits", epochs=2, batch_size=8, learning_rate=0.05, augmentation="shift")
 PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)
@@ -70,7 +75,10 @@ def tiny_train(folder, recipe=RECIPE, model=tiny_network, **changes):
 
 
 def main():
-    """`python -m tests.tiny FOLDER [FIELD=VALUE ...]`: a training in a process of its own."""
+    """`python -m tests.tiny FOLDER [FIELD=VALUE ...]`: a training in a process of its own.
+
+    As train.py it joins the cluster that the environment describes, and again if a worker is lost.
+    """
     folder, *changes = sys.argv[1:]
     changes = {name: json.loads(value) for name, value in (c.split("=") for c in changes)}
     pause = changes.pop("pause", 0)  # seconds at each epoch's end
@@ -94,11 +102,27 @@ def main():
             tiny_data(images),
             RECIPE.changed(**changes),
             folder,
+            strategy=training.make_strategy(),
             callbacks=[Disturb()],
             **options,
         )
     except (ValueError, OSError) as error:
         sys.exit(str(error))
+    except training.WorkerLost as error:
+        again = [argument for argument in sys.argv[1:] if not argument.startswith("overwrite")]
+        training.start_again(error, RunFolder(folder).checkpoints, ["-m", "tests.tiny", *again])
+
+
+def start_tiny(folder, *changes, env=None):
+    """That, in the background, its output to be read from `.stdout`."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "tests.tiny", str(folder), *changes],
+        cwd=ROOT,
+        env={**os.environ, "TQDM_MININTERVAL": "0", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 if __name__ == "__main__":

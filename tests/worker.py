@@ -69,12 +69,11 @@ def main():
         training.train(
             network,
             digits,
-            RECIPE,
+            RECIPE.changed(mixed_precision=flags.mixed_precision),
             flags.output_dir,
             strategy=strategy,
             sync_batch_norm=flags.sync_batch_norm,
             jit_compile=flags.jit_compile,
-            mixed_precision=flags.mixed_precision,
             callbacks=[Remember()],
         )
     model = used["model"]

@@ -19,10 +19,20 @@ def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure_of(rows, title).savefig(part, dpi=110, format="png")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def figure_of(rows: list[dict], title: str):
+    """The picture as a Matplotlib figure."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-    path = Path(path)
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
@@ -50,12 +60,8 @@ def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
     loss.yaxis.set_minor_formatter(NullFormatter())
     for axes in (accuracy, loss, course):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(part, dpi=110, format="png")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    return figure

@@ -265,6 +265,9 @@ class _Run:
             "accuracy": trained["accuracy"],
             **{f"val_{name}": tested[name] for name in ("loss", "accuracy", "top5")},
             "test_images": tested["images"],
+            "unreadable_images": sum(
+                len(split.skipped()) for split in (self.data.train, self.data.test)
+            ),
             "learning_rate": float(rate((self.epoch + 1) * self.steps - 1)),
         }
         self.callbacks.on_epoch_end(self.epoch, logs)

@@ -20,8 +20,9 @@ from irnet_tf.training.workers import Workers
 FIELDS = (
     "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5",
     "learning_rate", "ede_t", "ede_k", "images_per_second", "seconds", "test_images",
+    "unreadable_images",
 )  # fmt: skip
-_SINCE = {"test_images": 0}  # columns that old files do not have, and what they get
+_SINCE = {"test_images": 0, "unreadable_images": 0}  # columns that old files do not have
 
 
 class RunFolder:
@@ -191,7 +192,7 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
         writer.writeheader()
-        whole = ("epoch", "test_images")
+        whole = ("epoch", *_SINCE)
         for row in rows:
             writer.writerow({**row, **{name: int(row[name]) for name in whole}})
         write_atomically(self.metrics, text.getvalue())
