@@ -1,0 +1,107 @@
+"""The house: who imports whom, and what nobody but `_compat` may touch."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("irnet_tf/**/*.py"), *ROOT.glob("zoo/**/*.py"), ROOT / "train.py"])
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports(path):
+    """The project's modules that a file imports, wherever it does."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            # A submodule, or a name in a module.
+            names = [
+                name if (name := f"{node.module}.{alias.name}") in MODULES else node.module
+                for alias in node.names
+            ]
+        else:
+            continue
+        yield from (name for name in names if name in MODULES)
+
+
+GRAPH = {module: set(imports(path)) - {module} for module, path in MODULES.items()}
+
+
+def test_the_import_graph_has_no_circle():
+    # A package's front page gathers what its rooms have; rooms do not go through it.
+    done = set()
+
+    def visit(module, way):
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for other in sorted(GRAPH[module]):
+                visit(other, [*way, module])
+            done.add(module)
+
+    for module in GRAPH:
+        visit(module, [])
+
+
+def test_irnet_tf_knows_nothing_of_the_zoo():
+    arrows = {(m, o) for m, others in GRAPH.items() for o in others}
+    assert not [a for a in arrows if a[0].startswith("irnet_tf") and a[1].startswith("zoo")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_private_parts_of_others_are_in_compat_alone(path):
+    if path.name == "_compat.py":
+        return
+    defined = set()  # private names that are the project's own
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                defined.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                defined.add(node.target.id)
+    found = []
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ImportFrom):
+            top = node.module or ""
+            private = [a.name for a in node.names if a.name.startswith("_")]
+            private += [part for part in top.split(".") if part.startswith("_")]
+            if private and not top.startswith(("irnet_tf", "zoo")) and top != "__future__":
+                found.append(f"line {node.lineno}: from {top} import {', '.join(private)}")
+            if top.startswith(("larq_compute_engine.mlir", "tensorflow.python", "keras.src")):
+                found.append(f"line {node.lineno}: {top}")
+        if isinstance(node, ast.Attribute):
+            name = node.attr
+            if name.startswith("_") and not name.endswith("__") and name not in defined:
+                found.append(f"line {node.lineno}: .{name}")
+    assert not found
+
+
+LONGEST_FUNCTION, LONGEST_FILE = 100, 320
+
+
+def test_no_room_is_too_large():
+    large = []
+    for path, tree in TREES.items():
+        lines = len(path.read_text().splitlines())
+        if lines > LONGEST_FILE:
+            large.append(f"{module_of(path)}: {lines} lines")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                if length > LONGEST_FUNCTION:
+                    large.append(f"{module_of(path)}.{node.name}: {length} lines")
+    assert not large
