@@ -183,14 +183,17 @@ def test_fit_with_the_same_parts_ends_with_the_same_weights(
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_mirrored_replicas_compute_what_one_device_does(tmp_path, one_process, replicas):
     dumps = ten_steps(tmp_path, [{}], f"--replicas={replicas}", "--sync_batch_norm")
     assert len(dumps[0]) == replicas * len(one_process)
     assert_equal(dumps, one_process)
 
 
-@pytest.mark.parametrize(("n", "environment"), [(2, tf_config), (3, slurm)])
+@pytest.mark.parametrize(
+    ("n", "environment"),
+    [(2, tf_config), pytest.param(3, slurm, marks=pytest.mark.slow)],
+)
 def test_workers_compute_what_one_process_does(tmp_path, one_process, n, environment):
     dumps = ten_steps(tmp_path, environment(n), "--sync_batch_norm")
     assert [len(values) for values in dumps] == n * [len(one_process)]
@@ -245,6 +248,7 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker_that_comes_back_changes_nothing(tmp_path, undisturbed, victim):
     """The other one notices, joins again by itself, and both resume from the last checkpoint."""

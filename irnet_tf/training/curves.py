@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
 def figure_of(rows: list[dict], title: str):
     """The picture as a Matplotlib figure."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -51,13 +52,17 @@ def figure_of(rows: list[dict], title: str):
     accuracy.set_ylabel("accuracy, %")
     loss.set_ylabel("cross-entropy, nats (log scale)")
     course.set_ylabel("learning rate and t (log scale)")
-    for axes in (loss, course):
-        axes.set_yscale("log")
-        axes.margins(y=0.08)  # the last, lowest rate is on the axis
-    # A loss of less than a decade has no power of ten to be read at.
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.set_yscale("log")
+    losses = [row[f"{split}_loss"] for row in rows for split in ("train", "test")]
+    if max(losses) < 10 * min(losses):  # powers of ten would be one tick, or none
+        loss.yaxis.set_major_locator(MaxNLocator(nbins=6))
     loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     loss.yaxis.set_minor_formatter(NullFormatter())
+    # Linear near zero, where a cosine ends.
+    highest = max(row["learning_rate"] for row in rows) or 1.0
+    decade = 10.0 ** math.ceil(math.log10(1e-3 * highest))
+    course.set_yscale("symlog", linthresh=decade)
+    course.set_ylim(bottom=-1e-4 * highest)
     for axes in (accuracy, loss, course):
         axes.set_xlabel("epoch")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
