@@ -47,7 +47,7 @@ if __name__ == "__main__":
 
 from absl import app, flags, logging  # noqa: E402
 import irnet_tf  # noqa: E402, F401, before TensorFlow
-from irnet_tf import data, training  # noqa: E402
+from irnet_tf import data, evaluation, training  # noqa: E402
 from irnet_tf.description import attach, describe  # noqa: E402
 from irnet_tf.training import flags as flags_of  # noqa: E402
 from irnet_tf.training.cluster import STRATEGIES  # noqa: E402
@@ -151,6 +151,10 @@ def evaluate(entry, recipe, arguments, images, strategy):
             f"{result['loss']:.4f} on {f'{skipped} less than ' if skipped else ''}all {count} "
             f"test images of {images.name}"
         )
+        if FLAGS.output_dir and not workers.several:
+            folder = os.path.join(output_dir(), "evaluation")
+            evaluation.report(model, images, folder, title=FLAGS.model)
+            print(f"classes, confusion, calibration and worst mistakes are in {folder}")
 
 
 def output_dir():
