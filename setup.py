@@ -29,6 +29,7 @@ setup(
         "tensorflow==2.19.*",
         "tf-keras==2.19.*",
         "larq==0.14.0",
+        "larq-zoo==2.4.0",
         "tensorflow-datasets==4.8.3",
         "protobuf>=3.20.3,<3.21",  # what larq-zoo and tensorflow-datasets 4.8 work with
         "tensorflow-metadata==1.14.*",  # the last for that protobuf: spares pip a long search

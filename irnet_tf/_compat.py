@@ -10,6 +10,7 @@ import contextlib
 import logging
 
 from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
+import tensorflow as tf
 from tensorflow.python.eager import context as tensorflow_context
 from tensorflow.python.framework import config as tensorflow_config
 from tf_keras.src import backend as keras_backend
@@ -18,9 +19,11 @@ __all__ = [
     "LarqQuantizer",
     "is_functional",
     "keeping_seeds_and_determinism",
+    "layers_from_zero",
     "lce_interpreter",
     "nodes_in_order",
     "parse_tflite",
+    "rename",
     "serialise_tflite",
     "tflite_schema",
     "without_starvation_warning",
@@ -42,6 +45,25 @@ def without_starvation_warning():
 def is_functional(model) -> bool:
     """Whether a Keras model is a graph of layers that can be followed."""
     return getattr(model, "_is_graph_network", False)
+
+
+@contextlib.contextmanager
+def layers_from_zero():
+    """Within it Keras numbers layers without a name (`conv2d_1`) anew, as in a fresh process."""
+    numbers, graph = keras_backend.PER_GRAPH_OBJECT_NAME_UIDS, tf.compat.v1.get_default_graph()
+    before = numbers.pop(graph, None)
+    try:
+        yield
+    finally:
+        numbers.pop(graph, None)
+        if before is not None:
+            numbers[graph] = before
+
+
+def rename(model, name: str):
+    """The same model under another name."""
+    model._name = name
+    return model
 
 
 def nodes_in_order(model):

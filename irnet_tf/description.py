@@ -94,7 +94,7 @@ class Description:
         if arguments.get("input_tensor") is not None:
             return model  # what lies before it is not ours to describe
         if made is None:
-            return attach(model, dataclasses.replace(self, arguments=_plain(arguments)))
+            return attach(model, dataclasses.replace(self, arguments=plain_arguments(arguments)))
         changes = {
             field.name: getattr(made, field.name)
             for field in dataclasses.fields(self)
@@ -179,7 +179,7 @@ def described(*, classifier: str | Callable[[dict], str]) -> Callable:
                 model,
                 Description(
                     builder.__name__,
-                    _plain(arguments),
+                    plain_arguments(arguments),
                     output="logits" if activation is None else "probabilities",
                     classifier=name if top else None,
                 ),
@@ -201,7 +201,7 @@ def check_arguments(name: str, builder: Callable, arguments: Mapping) -> None:
             raise ValueError(f"{name} has no argument {argument!r}; it has {', '.join(known)}")
 
 
-def _plain(arguments: Mapping) -> dict:
+def plain_arguments(arguments: Mapping) -> dict:
     """Arguments as JSON types."""
 
     def plain(name, value):

@@ -5,7 +5,7 @@ model = zoo.load("digits/resnet20_bireal_1w1a")
 zoo.predict("digits/resnet20_bireal_1w1a", "image.png")
 """
 
-from zoo import cifar10, digits, imagenet
+from zoo import cifar10, digits, imagenet, larq_zoo
 from zoo.loading import load
 from zoo.predict import decode_predictions, predict, preprocess_input
 from zoo.registry import Entry, info, list_models
@@ -17,6 +17,7 @@ __all__ = [
     "digits",
     "imagenet",
     "info",
+    "larq_zoo",
     "list_models",
     "load",
     "predict",

@@ -99,9 +99,12 @@ def contradictions(arguments: Mapping, description: Description) -> list[str]:
             )
         default = parameters[name].default
         there = description.arguments.get(name, default)
+        if value is None:
+            value = default
+        own = {} if description.builder.startswith("larq_zoo/") else _DEFAULT_QUANTIZERS
+        value, there = (own.get(name) if v is None else v for v in (value, there))
         if _comparable(name, value) != _comparable(name, there):
-            shown = there or _DEFAULT_QUANTIZERS.get(name, there)
-            problems.append(f"{name} is {shown!r} in the file, {value!r} was asked for")
+            problems.append(f"{name} is {there!r} in the file, {value!r} was asked for")
     return problems
 
 
@@ -120,7 +123,6 @@ def _comparable(name, value):
         return [_comparable("", item) for item in value]
     if not name.endswith("_quantizer"):
         return value
-    value = value or _DEFAULT_QUANTIZERS.get(name)
     try:
         quantizer = lq.quantizers.get(value)
         config = quantizer.get_config()

@@ -54,6 +54,8 @@ def load(
     if path is not None:
         model = _restore(weight_files.read(path), entry, builder_arguments)
         irnet_tf.set_ede(model, last_t(describe(model)))
+    elif entry is not None and weights is not None:
+        model = _of_others(entry, builder_arguments)
     elif entry is None:
         found = weight_files.read(name_or_path)
         description = _of_file(found)
@@ -99,6 +101,8 @@ def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
         if not os.fspath(weights):
             raise ValueError("weights is empty: give 'pretrained', the path of a file, or None")
         return entry, weights
+    if entry.pretrained is not None:
+        return entry, None
     if entry.weights is None:
         raise ValueError(
             f"{name!r} has no pretrained weights yet; train it with `python train.py "
@@ -164,6 +168,15 @@ def _restore(found: WeightsFile, entry: Entry | None, arguments: Mapping) -> tf.
     return _with_head(model, description, arguments, found.sha256)
 
 
+def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
+    """A network with weights that are not ours."""
+    _refuse(entry.name, arguments, entry.description)
+    model = entry.pretrained()
+    changes = {"network": entry.name, "preprocessing": entry.preprocessing}
+    attach(model, dataclasses.replace(describe(model) or entry.description, **changes))
+    return _with_head(model, entry.description, arguments, None)
+
+
 def _with_head(model, description, arguments, sha256):
     """The model itself, unless the arguments ask for another head than it has."""
     if arguments.get("include_top", True):
@@ -175,7 +188,7 @@ def _with_head(model, description, arguments, sha256):
     layers = {layer.name: layer for layer in model.layers}
     for layer in other.layers:
         if known is not None and layer.name == known.classifier:
-            continue
+            break  # it and what lies behind it begin anew
         values = layers[layer.name].get_weights() if layer.name in layers else []
         if [v.shape for v in values] != [tuple(w.shape) for w in layer.weights]:
             raise ValueError(

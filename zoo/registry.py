@@ -42,6 +42,8 @@ class Entry:
         recipes: how it can be trained, by name: `"paper"`, and others.
         paper: top-1 (and top-5) accuracy in the paper, as fractions; None where it has none.
         weights: trained weights, None where there are none yet.
+        bits: of weights and activations of the binary layers, such as `"1/32"`.
+        pretrained: gives the network with weights that others trained, which it downloads.
     """
 
     name: str
@@ -51,16 +53,13 @@ class Entry:
     recipes: Mapping[str, Recipe]
     paper: tuple[float, ...] | None = None
     weights: Weights | None = None
+    bits: str = "1/1"
+    pretrained: Callable | None = None
 
     @property
     def recipe(self) -> Recipe:
         """The paper's."""
         return self.recipes["paper"]
-
-    @property
-    def bits(self) -> str:
-        """Of weights and activations of the binary layers, such as `"1/32"`."""
-        return "/".join(str(self.arguments.get(f"{k}_bits", 1)) for k in ("weight", "activation"))
 
     @property
     def parameters(self) -> int:
@@ -100,6 +99,8 @@ def register(
     recipes: Mapping[str, Recipe] | None = None,
     paper: tuple[float, ...] | None = None,
     weights: Weights | None = None,
+    bits: str | None = None,
+    pretrained: Callable | None = None,
 ) -> Callable:
     """Add a network to the zoo.
 
@@ -112,6 +113,8 @@ def register(
         recipes: others than the paper's, such as `{"fast": ...}`.
         paper: top-1 (and top-5) accuracy in the paper, as fractions.
         weights: trained weights.
+        bits: of weights and activations, such as `"1/32"`; None: as the arguments say.
+        pretrained: gives the network with weights that others trained.
 
     Returns:
         The function that loads it.
@@ -123,7 +126,11 @@ def register(
         raise ValueError(f"the zoo has a network {name!r} already; choose another name")
     recipes = MappingProxyType({"paper": recipe, **(recipes or {})})
     arguments = MappingProxyType(dict(arguments))
-    _entries[name] = Entry(name, builder, arguments, preprocessing, recipes, paper, weights)
+    if bits is None:
+        bits = "/".join(str(arguments.get(f"{k}_bits", 1)) for k in ("weight", "activation"))
+    _entries[name] = Entry(
+        name, builder, arguments, preprocessing, recipes, paper, weights, bits, pretrained
+    )
 
     def load_entry(weights="pretrained", *, include_preprocessing=False, **builder_arguments):
         from zoo.loading import load
@@ -174,7 +181,7 @@ def list_models(pattern: str | None = None, pretrained: bool | None = None) -> l
         name
         for name, entry in _entries.items()
         if (pattern is None or fnmatch.fnmatchcase(name, pattern))
-        and (pretrained is None or pretrained == (entry.weights is not None))
+        and (pretrained is None or pretrained == bool(entry.weights or entry.pretrained))
     )
 
 

@@ -65,9 +65,9 @@ class LayerFactory:
         """A 3x3 convolution without bias, its weights and inputs quantized as asked for."""
         quantizers = {}
         if self.weight_bits == 1:
-            quantizers["kernel_quantizer"] = _fresh(self.kernel_quantizer or "libra_pb")
+            quantizers["kernel_quantizer"] = fresh_quantizer(self.kernel_quantizer or "libra_pb")
         if self.activation_bits == 1:
-            quantizers["input_quantizer"] = _fresh(self.input_quantizer or "ede_sign")
+            quantizers["input_quantizer"] = fresh_quantizer(self.input_quantizer or "ede_sign")
         return self._conv(x, filters, 3, strides, name, **quantizers)
 
     def _conv(self, x, filters, kernel_size, strides, name, **quantizers):
@@ -104,7 +104,7 @@ class LayerFactory:
         return kind(pool_size, strides, padding="same", name=name)(x)
 
 
-def _fresh(identifier):
+def fresh_quantizer(identifier):
     """A quantizer of its own for every layer: `t` and metrics are not shared."""
     if isinstance(identifier, str):
         known = tf.keras.utils.get_custom_objects()

@@ -1,0 +1,143 @@
+"""larq-zoo's networks in the zoo: built, saved, loaded and trained like our own."""
+
+import subprocess
+import sys
+
+from irnet_tf import set_ede
+from irnet_tf.description import describe
+from irnet_tf.weights import packed_size, read, save_weights
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+
+from tests.conftest import ROOT, randomise_batch_norm
+
+SMALL = {"num_classes": 10, "input_shape": (32, 32, 3)}
+IR_NET = {"kernel_quantizer": "libra_pb", "input_quantizer": "ede_sign"}
+# As larq-zoo states them.
+PARAMETERS = {
+    "BinaryAlexNet": 61_859_192, "BiRealNet": 11_699_112, "BinaryResNetE18": 11_699_368,
+    "BinaryDenseNet28": 5_150_504, "BinaryDenseNet37": 8_734_120,
+    "BinaryDenseNet37Dilated": 8_734_120, "BinaryDenseNet45": 13_939_240,
+    "DoReFaNet": 62_403_912, "RealToBinaryNet": 11_995_624, "XNORNet": 62_396_768,
+}  # fmt: skip
+
+
+@pytest.fixture
+def x(rng):
+    return rng.standard_normal((2, 32, 32, 3)).astype("float32")
+
+
+def test_all_of_larq_zoos_networks_are_there():
+    from larq_zoo import literature, sota
+
+    names = {f"larq_zoo/{name}" for name in (*literature.__all__, *sota.__all__)}
+    assert set(zoo.list_models("larq_zoo/*")) == names
+    for name, parameters in PARAMETERS.items():
+        assert zoo.info(f"larq_zoo/{name}").parameters == parameters
+    assert zoo.info("larq_zoo/BiRealNet").paper == (0.5747, 0.7984)
+
+
+@pytest.mark.parametrize("quantizers", [{}, IR_NET])
+def test_a_file_alone_rebuilds_them(quantizers, tmp_path, x):
+    model = randomise_batch_norm(zoo.load("larq_zoo/BiRealNet", None, **SMALL, **quantizers))
+    convolutions = [k for k in model.layers if isinstance(k, lq.layers.QuantConv2D)]
+    assert len(convolutions) == 16
+    if quantizers:
+        for layer in convolutions:
+            kinds = type(layer.kernel_quantizer).__name__, type(layer.input_quantizer).__name__
+            assert kinds == ("LibraPB", "EDESign") and layer.kernel_constraint is None
+        assert len({id(layer.kernel_quantizer.t) for layer in convolutions}) == 16
+        assert packed_size(model) < 2.5e6  # 11.2 million parameters
+        set_ede(model, 10)  # as a trained network has it
+    path = tmp_path / "birealnet.safetensors"
+    save_weights(model, path)
+    said = describe(model)
+    assert said.output == "probabilities" and said.classifier == "dense"
+    assert read(path).description == said
+    other = zoo.load("larq_zoo/QuickNetSmall", None, **SMALL)  # numbers layers of the process
+    assert other.count_params() > 1e6
+    again = zoo.load(path)
+    np.testing.assert_array_equal(again(x), model(x))
+    np.testing.assert_allclose(tf.reduce_sum(model(x), 1), 1, rtol=1e-5)
+    if quantizers:
+        with pytest.raises(ValueError, match="kernel_quantizer is 'libra_pb' in the file, 'ste_s"):
+            zoo.load("larq_zoo/BiRealNet", path, kernel_quantizer="ste_sign")
+        tuned = zoo.load(path, num_classes=3)
+        last = tf.keras.Model(model.input, model.get_layer("dense").input)(x)
+        same = tf.keras.Model(tuned.input, tuned.get_layer("dense").input)(x)
+        np.testing.assert_array_equal(last, same)
+
+
+def test_names_of_layers_do_not_depend_on_the_process():
+    first, second = (zoo.load("larq_zoo/QuickNetSmall", None, **SMALL) for _ in range(2))
+    names = [layer.name for layer in first.layers if layer.weights]
+    assert names == [layer.name for layer in second.layers if layer.weights]
+    assert names[0] == "quant_conv2d"
+
+
+def test_trained_as_they_are_meant(x):
+    """Regularizers count, the loss is of probabilities, and EDE's t reaches every layer."""
+    model = zoo.load("larq_zoo/XNORNet", None, num_classes=4, input_shape=(224, 224, 3))
+    assert len(model.losses) == 8
+    model = zoo.load("larq_zoo/QuickNetSmall", None, **SMALL, **IR_NET)
+    model.compile(tf.keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    images, labels = np.tile(x, (4, 1, 1, 1)), np.tile([3, 7], 4)
+    losses = [model.train_on_batch(images, labels) for _ in range(8)]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+def test_arguments():
+    for arguments, match in (
+        ({"kernel_quantizer": "libra"}, "did you mean libra_pb"),
+        ({"num_classes": 0}, "num_classes must be"),
+        ({"input_shape": (32, 32)}, "input_shape must be"),
+        ({"input_shape": (8, 8, 3)}, "cannot be built for input_shape"),
+        ({"padding": "same"}, "has no argument 'padding'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            zoo.load("larq_zoo/BinaryAlexNet", None, **arguments)
+    with pytest.raises(ValueError, match="did you mean larq_zoo/BiRealNet"):
+        zoo.load("larq_zoo/birealnet", None)
+    headless = zoo.larq_zoo.BiRealNet(None, include_top=False, input_shape=(32, 32, 3))
+    assert headless.output_shape == (None, 1, 1, 512) and describe(headless).classifier is None
+
+
+def test_weights_without_internet(monkeypatch):
+    def fail(*args, origin, **kwargs):
+        raise Exception(f"URL fetch failure on {origin}: None -- Name or service not known")
+
+    monkeypatch.setattr(tf.keras.utils, "get_file", fail)
+    with pytest.raises(OSError, match="'larq_zoo/BiRealNet' cannot be downloaded.*need internet"):
+        zoo.load("larq_zoo/BiRealNet")
+
+
+def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
+    """What larq-zoo would download is made here, by larq-zoo itself."""
+    from larq_zoo.literature import birealnet
+
+    monkeypatch.setattr(birealnet.utils, "download_pretrained_model", lambda **_: "x.h5")
+    loaded = []
+    monkeypatch.setattr(
+        tf.keras.Model, "load_weights", lambda self, path: loaded.append((self, path))
+    )
+    tuned = zoo.load("larq_zoo/BiRealNet", num_classes=3)
+    [(source, path)] = loaded
+    assert path == "x.h5" and source.output_shape == (None, 1000)
+    assert tuned.output_shape == (None, 3) and describe(tuned).classes is None
+    for layer in tuned.layers:
+        if layer.weights and layer.name != "dense":
+            for a, b in zip(layer.get_weights(), source.get_layer(layer.name).get_weights()):
+                np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="kernel_quantizer"):
+        zoo.load("larq_zoo/BiRealNet", **IR_NET)
+
+
+def test_larq_zoo_is_imported_when_it_is_needed():
+    script = "import zoo, sys; print('larq_zoo' in sys.modules, len(zoo.list_models()) > 30)"
+    out = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.split() == ["False", "True"]
