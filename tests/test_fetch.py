@@ -1,5 +1,6 @@
 """Finding and downloading weight files, against a real HTTP server on loopback."""
 
+import contextlib
 import hashlib
 import http.server
 import importlib.util
@@ -7,6 +8,7 @@ from pathlib import Path
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -35,6 +37,9 @@ class Server:
         self.status = None
         self.length = True
         self.requests = []  # (path, Range header)
+        self.redirect = None
+        self.reason = None
+        self.endless = None  # (bytes at a time, seconds between)
         self.sent = 0
         self.gate = threading.Event()
         self.gate.set()
@@ -56,8 +61,22 @@ class Server:
         self.requests.append((handler.path, asked))
         self.gate.wait(20)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
+        self.authorization = handler.headers.get("Authorization")
+        if self.redirect:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirect)
+            return handler.end_headers()
         if self.status:
-            return handler.send_error(self.status)
+            return handler.send_error(self.status, self.reason)
+        if self.endless:
+            handler.send_response(200)
+            handler.end_headers()
+            with contextlib.suppress(OSError):
+                while self.endless:
+                    handler.wfile.write(b"x" * self.endless[0])
+                    self.sent += self.endless[0]
+                    time.sleep(self.endless[1])
+            return None
         if start >= len(self.content) and start:
             return handler.send_error(416)
         body = self.content[start:]
@@ -267,6 +286,59 @@ def test_addresses_other_than_http(fetch, monkeypatch):
     monkeypatch.setenv("IRNET_TF_WEIGHTS_URL", "file:///etc")
     with pytest.raises(ValueError, match="http"):
         fetch(NAME, SHA256)
+
+
+def test_a_server_that_sends_without_end(fetch, cache, server):
+    server.endless = (100_000, 0)
+    with pytest.raises(ValueError, match=f"sends more than the {len(CONTENT)} bytes"):
+        fetch(NAME, SHA256, len(CONTENT))
+    server.endless = None
+    assert server.sent < 50 * len(CONTENT)  # what the network's buffers took beyond
+    assert not visible(cache) and sum(p.stat().st_size for p in parts(cache)) == 0
+    assert fetch(NAME, SHA256, len(CONTENT)).read_bytes() == CONTENT
+
+
+def test_a_longer_file_is_refused_by_what_is_announced(fetch, cache, server):
+    server.content = CONTENT * 20
+    with pytest.raises(ValueError, match="sends more than"):
+        fetch(NAME, SHA256, len(CONTENT))
+    assert sum(p.stat().st_size for p in parts(cache)) == 0
+
+
+def test_a_server_that_trickles_is_given_up(fetch, cache, server, monkeypatch):
+    monkeypatch.setitem(fetch.__globals__, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setitem(fetch.__globals__, "LOWEST_RATE", len(CONTENT))
+    server.endless = (2, 0.05)
+    begin = time.monotonic()
+    with pytest.raises(ConnectionError, match="slower than"):
+        fetch(NAME, SHA256, len(CONTENT))
+    server.endless = None
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/x", "file:///etc/passwd"])
+def test_redirects_to_other_than_http_are_not_followed(fetch, server, address):
+    server.redirect = address
+    with pytest.raises((ValueError, OSError), match="neither http nor https|is not allowed"):
+        fetch(NAME, SHA256)
+
+
+def test_passwords_and_terminal_codes_are_not_repeated(fetch, server, monkeypatch):
+    base = server.url.replace("//", "//user:s3cret@")
+    monkeypatch.setenv("IRNET_TF_WEIGHTS_URL", base)
+    server.status, server.reason = 503, "busy \x1b[2J\x1b]0;title\x07" + "x" * 1000
+    with pytest.raises(OSError, match="503 busy") as error:
+        fetch(NAME, SHA256)
+    assert "s3cret" not in str(error.value) and str(error.value).isprintable()
+    assert len(str(error.value)) < 600 and error.value.__cause__ is None
+    assert server.authorization.startswith("Basic ")
+    server.status = None
+    assert fetch(NAME, SHA256).read_bytes() == CONTENT
+    for url in ("http://user:s3cret@host name:x", "ftp://user:s3cret@host"):
+        monkeypatch.setenv("IRNET_TF_WEIGHTS_URL", url)
+        with pytest.raises((OSError, ValueError)) as error:
+            fetch("other", SHA256)
+        assert "s3cret" not in str(error.value)
 
 
 def start(script):

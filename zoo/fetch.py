@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
 import os
 import pathlib
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,8 +23,10 @@ except ImportError:  # Windows: there two downloads at once may fail, but never 
     fcntl = None
 
 PACKAGE_FOLDER = pathlib.Path(__file__).parent / "weights"
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 30  # without a byte
+LOWEST_RATE = 2048  # bytes a second, over a whole download
 ATTEMPTS = 5
+MAX_BYTES = 1 << 30  # of files whose size is not stated
 
 _CHUNK = 1 << 18
 
@@ -38,6 +42,7 @@ def fetch(file_name: str, sha256: str, size: int | None = None) -> pathlib.Path:
     Args:
         file_name: of the file, relative, with `/` between folders.
         sha256: what the file's content must have, 64 hexadecimal digits.
+        size: bytes that the file must have; nothing more is received. None: at most `MAX_BYTES`.
 
     Returns:
         The path; whatever way it was found, the content has been checked just now.
@@ -71,7 +76,7 @@ def fetch(file_name: str, sha256: str, size: int | None = None) -> pathlib.Path:
     cached.parent.mkdir(parents=True, exist_ok=True)
     with _locked(cached.with_name(f".{cached.name}.lock")):
         if _sha256_or_none(cached) != sha256:  # another process may have been quicker
-            _download(url, cached, sha256)
+            _download(url, cached, sha256, size)
     return cached
 
 
@@ -90,15 +95,54 @@ def _url(file_name):
     if not base:
         return None
     if urllib.parse.urlsplit(base).scheme not in ("http", "https"):
-        raise ValueError(f"IRNET_TF_WEIGHTS_URL must begin with http:// or https://, got {base!r}")
+        raise ValueError(
+            f"IRNET_TF_WEIGHTS_URL must begin with http:// or https://, got {_clean(base)!r}"
+        )
     return f"{base.rstrip('/')}/{urllib.parse.quote(file_name)}"
 
 
+def _clean(text) -> str:
+    """For messages: no password of an address, nothing that moves a terminal's cursor."""
+    text = re.sub(r"//[^/@\s]*@", "//", str(text))
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _request(url, offset):
+    """A request without user and password in its address, which urllib does not understand."""
+    parts = urllib.parse.urlsplit(url)
+    credentials, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(
+        parts._replace(netloc=host).geturl(), headers={"User-Agent": "irnet_tf"}
+    )
+    if credentials:
+        encoded = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
+    return request
+
+
+class _OnlyHttp(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, file, code, message, headers, address):
+        if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+            raise ValueError(
+                f"{_clean(request.full_url)} redirects to {_clean(address)}, which is neither http "
+                "nor https: is IRNET_TF_WEIGHTS_URL right?"
+            )
+        return super().redirect_request(request, file, code, message, headers, address)
+
+
 def _sha256_or_none(path):
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file: remove it")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _checked(path, sha256, cure):
@@ -117,53 +161,56 @@ def _locked(path):
         yield
 
 
-def _download(url, path, sha256):
+def _download(url, path, sha256, size):
     # The hash in the name: what is there of another version is of no use.
     part = path.with_name(f".{path.name}.{sha256[:16]}.part")
+    largest = size or MAX_BYTES
+    if _size(part) > largest:
+        part.unlink()
     resumed = part.exists()
-    _receive(url, part, path.name)
+    _receive(url, part, path.name, largest)
     found = _sha256_or_none(part)
     if found != sha256 and resumed:
         part.unlink()
-        _receive(url, part, path.name)
+        _receive(url, part, path.name, largest)
         found = _sha256_or_none(part)
     if found != sha256:
         part.unlink()
         raise ValueError(
-            f"{url} has SHA-256 {found}, expected {sha256}: the file there is damaged or another "
-            "version's. Set IRNET_TF_WEIGHTS_URL to where the files of this version are"
+            f"{_clean(url)} has SHA-256 {found}, expected {sha256}: the file there is damaged or "
+            "another version's. Set IRNET_TF_WEIGHTS_URL to where the files of this version are"
         )
     os.replace(part, path)
 
 
-def _receive(url, part, title):
+def _receive(url, part, title, largest):
     """Completes the file `part`; what has arrived stays there if that fails."""
+    deadline = time.monotonic() + 2 * TIMEOUT_SECONDS + largest / LOWEST_RATE
     for attempt in range(1, ATTEMPTS + 1):
         before = _size(part)
         try:
-            return _receive_once(url, part, title)
+            return _receive_once(url, part, title, largest, deadline)
         except urllib.error.HTTPError as error:
             kind = FileNotFoundError if error.code in (404, 410) else OSError
             raise kind(
-                f"{url}: the server answers {error.code} {error.reason}; is "
+                f"{_clean(url)}: the server answers {error.code} {_clean(error.reason)}; is "
                 "IRNET_TF_WEIGHTS_URL right?"
-            ) from error
+            ) from None
         except (OSError, http.client.HTTPException) as error:
-            if attempt == ATTEMPTS or _size(part) <= before:
+            if attempt == ATTEMPTS or _size(part) <= before or time.monotonic() > deadline:
                 raise ConnectionError(
-                    f"download of {url} failed after {_size(part)} bytes: {error}. They are kept "
-                    f"in {part}: try again to go on, or see whether IRNET_TF_WEIGHTS_URL is right"
-                ) from error
+                    f"download of {_clean(url)} failed after {_size(part)} bytes: {_clean(error)}. "
+                    f"They are kept in {part}: try again to go on, or see whether "
+                    "IRNET_TF_WEIGHTS_URL is right"
+                ) from None
 
 
-def _receive_once(url, part, title):
+def _receive_once(url, part, title, largest, deadline):
     with open(part, "ab") as file:
         offset = file.tell()
-        request = urllib.request.Request(url, headers={"User-Agent": "irnet_tf"})
-        if offset:
-            request.add_header("Range", f"bytes={offset}-")
+        opener = urllib.request.build_opener(_OnlyHttp)
         try:
-            response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+            response = opener.open(_request(url, offset), timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
             if offset and error.code == 416:  # nothing is left to send
                 return
@@ -173,13 +220,24 @@ def _receive_once(url, part, title):
             if response.status != 206 or not content_range.startswith(f"bytes {offset}-"):
                 offset = file.seek(0)  # the server sends the whole file
                 file.truncate()
-            length = response.headers.get("Content-Length")
-            total = offset + int(length) if length else None
+            length = response.headers.get("Content-Length", "")
+            total = offset + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
             received = offset
             with tqdm.tqdm(
                 desc=title, total=total, initial=offset, unit="B", unit_scale=True
             ) as bar:
-                while chunk := response.read(_CHUNK):
+                while True:
+                    if max(received, total or 0) > largest:
+                        file.truncate(0)
+                        raise ValueError(
+                            f"{_clean(url)} sends more than the {largest} bytes that the file "
+                            "has: is IRNET_TF_WEIGHTS_URL right?"
+                        )
+                    if time.monotonic() > deadline:
+                        raise ConnectionError(f"slower than {LOWEST_RATE} bytes a second")
+                    chunk = response.read1(_CHUNK)  # what is there, not all of it
+                    if not chunk:
+                        break
                     received += file.write(chunk)
                     bar.update(len(chunk))
         file.flush()
