@@ -18,10 +18,11 @@ setup(
     description="IR-Net: accurate binary neural networks in TensorFlow, Keras and Larq",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url="https://arxiv.org/abs/1909.10788",  # the paper
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
-    package_data={"zoo": ["weights/*.safetensors", "results/**/*", "*.csv"]},
+    package_data={"irnet_tf": ["py.typed"], "zoo": ["weights/*.safetensors", "results/**/*", "*.csv"]},
     # Lets irnet_tf find networks by name without knowing who has them.
     entry_points={"irnet_tf.networks": ["zoo = zoo:load"]},
     python_requires=">=3.10,<3.13",
@@ -54,6 +55,7 @@ setup(
             "pre-commit",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "pyyaml",
             "ruff==0.17.*",
         ],
