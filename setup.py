@@ -22,7 +22,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
-    package_data={"irnet_tf": ["py.typed"], "zoo": ["weights/*.safetensors", "results/**/*", "*.csv"]},
+    package_data={
+        "irnet_tf": ["py.typed"],
+        "zoo": ["weights/*.safetensors", "results/**/*", "*.csv"],
+    },
     # Lets irnet_tf find networks by name without knowing who has them.
     entry_points={"irnet_tf.networks": ["zoo = zoo:load"]},
     python_requires=">=3.10,<3.13",

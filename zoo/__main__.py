@@ -21,6 +21,7 @@ python -m zoo predict NAME_OR_FILE IMAGE...   classes of image files and folders
 python -m zoo verify [NAME...]            accuracies of the shipped weights, measured again
 python -m zoo export NAME_OR_FILE ...     a file for a device
 python -m zoo sizes                       measure parameters and sizes anew, for the table
+python -m zoo ship RUN                    take a finished run's weights into the package
 
 `python -m zoo COMMAND --help` has the flags of each."""
 
@@ -92,7 +93,9 @@ def _ours(entry):
     """Our accuracy, and what made it or could."""
     if not entry.results:
         return "-", f"python train.py --model={entry.name}"
-    last, best = (100 * entry.results["result"][w]["accuracy"] for w in ("final", "best"))
+    result = entry.results["result"]
+    shipped = result.get("shipped", result["final"])  # the last epoch's weights, in float32
+    last, best = 100 * shipped["accuracy"], 100 * result["best"]["accuracy"]
     identity = entry.results["config"]["identity"]
     epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
     return f"{last:.2f} ({best:.2f})", f"{entry.weights.file}, {epochs} epochs, {data}"
@@ -196,6 +199,16 @@ def _verify_one(name, data_dir) -> bool:
     return right and images.name == on and count == images.test.num_examples
 
 
+def _ship(argv):
+    from zoo.ship import ship
+
+    parser = _parser("ship", "Take a finished run's weights into the package.")
+    parser.add_argument("run", metavar="RUN", help="its folder")
+    parser.add_argument("--data_dir", help="where the data is, as of train.py")
+    options = parser.parse_args(argv)
+    print(f"the network's entry says:\n    weights={ship(options.run, options.data_dir)}")
+
+
 def _sizes(argv):
     import tensorflow as tf
 
@@ -220,6 +233,7 @@ _COMMANDS = {
     "info": _info,
     "predict": _predict,
     "verify": _verify,
+    "ship": _ship,
     "sizes": _sizes,
 }
 

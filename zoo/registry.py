@@ -16,7 +16,7 @@ from irnet_tf.description import BUILDERS, Description
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 
-_RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
 SIZES = Path(__file__).parent / "sizes.csv"  # `python -m zoo sizes` writes it
 _entries: dict[str, Entry] = {}
 
@@ -81,7 +81,7 @@ class Entry:
     @property
     def results(self) -> dict | None:
         """Our accuracy: `result` and `config` of the run that made the weights, else None."""
-        folder = _RESULTS / self.name.replace("/", "_")
+        folder = RESULTS / self.name.replace("/", "_")
         if not folder.is_dir():
             return None
         return {
