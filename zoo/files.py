@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 
+from irnet_tf._checks import nearest
 from irnet_tf.description import BUILDERS, Description
 from irnet_tf.preprocessing import CIFAR10, DIGITS, IMAGENET
 from irnet_tf.weights import WeightsFile
@@ -34,6 +35,12 @@ def description_of(found: WeightsFile) -> Description:
         ValueError: if the file says nothing of its network; says what is missing.
     """
     if found.description is not None:
+        if found.description.builder not in BUILDERS:
+            raise ValueError(
+                f"{found.path} needs the builder {found.description.builder!r}, which is not "
+                f"known; {nearest(found.description.builder, BUILDERS)} One of your own is made "
+                "known with irnet_tf.description.register_builder"
+            )
         return found.description
     facts = found.metadata
     network = facts.get("network")
@@ -88,7 +95,7 @@ def contradictions(arguments: Mapping, description: Description) -> list[str]:
     Raises:
         ValueError: if the builder has no such argument.
     """
-    parameters = inspect.signature(_builder(description)).parameters
+    parameters = inspect.signature(BUILDERS[description.builder]).parameters
     problems = []
     for name, value in arguments.items():
         if name in _FREE:
@@ -106,16 +113,6 @@ def contradictions(arguments: Mapping, description: Description) -> list[str]:
         if _comparable(name, value) != _comparable(name, there):
             problems.append(f"{name} is {there!r} in the file, {value!r} was asked for")
     return problems
-
-
-def _builder(description):
-    if description.builder not in BUILDERS:
-        known = ", ".join(BUILDERS)
-        raise ValueError(
-            f"unknown builder {description.builder!r}, known are {known}; one of your own is made "
-            "known with irnet_tf.description.register_builder"
-        )
-    return BUILDERS[description.builder]
 
 
 def _comparable(name, value):

@@ -1,0 +1,161 @@
+"""Damaged and hostile weights files: each loads, or is a ValueError of one kind and no other."""
+
+import copy
+import hashlib
+import json
+import re
+
+import irnet_tf
+from irnet_tf.description import BUILDERS, Description, attach, register_builder
+from irnet_tf.preprocessing import DIGITS
+from irnet_tf.weights import file, save_weights
+import larq as lq
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+
+WEIRD = (None, True, -1, 0, 2**70, 1e308, 0.5, "", "x", "\x1b[2J", [], [1], [[]], {}, {"a": 1})
+
+
+def tiny(units=3, num_classes=4, kernel_quantizer=None):
+    inputs = tf.keras.layers.Input((9,))
+    quantizer = kernel_quantizer or irnet_tf.LibraPB()
+    x = lq.layers.QuantDense(units, kernel_quantizer=quantizer, use_bias=False, name="dense")(
+        inputs
+    )
+    x = tf.keras.layers.BatchNormalization(name="bn")(x)
+    x = tf.keras.layers.Dense(num_classes, name="fc")(x)
+    said = Description(
+        "tiny", {"units": units, "num_classes": num_classes}, classes=tuple("abcd"),
+        preprocessing=DIGITS, classifier="fc", seed=1, recipe={"t_max": 10.0},
+        data={"name": "x"}, results={"accuracy": 0.5}, training={"epoch": 3},
+    )  # fmt: skip
+    return attach(tf.keras.Model(inputs, x), said)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """The bytes of a good file."""
+    register_builder("tiny", tiny)
+    path = tmp_path_factory.mktemp("good") / "tiny.safetensors"
+    save_weights(tiny(), path, {"note": "x"})
+    yield path.read_bytes()
+    del BUILDERS["tiny"]
+
+
+def sealed(data):
+    """The bytes with a digest that is right, if there is room for one."""
+    seal = re.search(rb'sha256\\":\\"(.{64})', data[:300], re.S)
+    if not seal:
+        return data
+    start, end = seal.span(1)
+    empty = data[:start] + b"0" * 64 + data[end:]
+    return data[:start] + hashlib.sha256(empty).hexdigest().encode() + data[end:]
+
+
+def survives(path, data):
+    """Whether a file loads; if not it must be a ValueError in one line, about this file."""
+    path.write_bytes(data)
+    try:
+        model = zoo.load(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+        return False
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+    return True
+
+
+def byte_mutations(good, count, seed=0):
+    rng = np.random.default_rng(seed)
+    header = 8 + int.from_bytes(good[:8], "little")
+    for _ in range(count):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            # Mostly in the header, where damage means most.
+            i = int(rng.integers(0, header if rng.random() < 0.8 else len(data)))
+            kind = rng.integers(4)
+            if kind == 0:
+                data[i] ^= 1 << int(rng.integers(8))
+            elif kind == 1:
+                del data[i : i + int(rng.integers(1, 9))]
+            elif kind == 2:
+                data[i:i] = rng.bytes(int(rng.integers(1, 9)))
+            else:
+                data[i] = int(rng.choice([0, 0x22, 0x2C, 0x5B, 0x7B, 0x7D, 0x30, 0x39, 0xFF]))
+        yield bytes(data)
+
+
+def header_mutations(good):
+    """Each value of the header left out, and in place of it whatever JSON has."""
+    length = int.from_bytes(good[:8], "little")
+    outer, body = json.loads(good[8 : 8 + length]), good[8 + length :]
+    inner = json.loads(outer["__metadata__"]["irnet_tf"])
+
+    def places(value, where=()):
+        if isinstance(value, (dict, list)):
+            for key in value if isinstance(value, dict) else range(len(value)):
+                yield (*where, key)
+                yield from places(value[key], (*where, key))
+
+    def changed(value, where, new):
+        value = copy.deepcopy(value)
+        at = value
+        for key in where[:-1]:
+            at = at[key]
+        if new is ...:
+            del at[where[-1]]
+        else:
+            at[where[-1]] = new
+        return value
+
+    def together(outer, inner):
+        outer["__metadata__"] = {"irnet_tf": json.dumps(inner, separators=(",", ":"))}
+        text = json.dumps(outer, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + body
+
+    for where in places(inner):
+        if where != ("sha256",):
+            for new in (..., *WEIRD):
+                yield together(copy.deepcopy(outer), changed(inner, where, new))
+    del outer["__metadata__"]
+    for where in places(outer):
+        for new in (..., *WEIRD):
+            mutated = changed(outer, where, new)
+            yield together({"__metadata__": None, **mutated}, inner)
+
+
+def test_what_the_sweep_begins_with(good, tmp_path):
+    path = tmp_path / "network.safetensors"
+    assert survives(path, good) and sealed(good) == good
+    assert not survives(path, good[:-1]) and not survives(path, good + b"\0")
+
+
+def sweep(path, mutations):
+    results = [survives(path, data) for data in mutations]
+    print(f"{len(results)} files, {sum(results)} of them load")
+    assert not all(results)
+    return results
+
+
+def test_a_sample(good, tmp_path):
+    path = tmp_path / "network.safetensors"
+    assert not any(sweep(path, byte_mutations(good, 150)))  # their digest is wrong
+    assert any(sweep(path, map(sealed, byte_mutations(good, 60))))
+    assert any(sweep(path, map(sealed, list(header_mutations(good))[::17])))
+
+
+@pytest.mark.slow
+def test_all(good, tmp_path):
+    path = tmp_path / "network.safetensors"
+    assert not any(sweep(path, byte_mutations(good, 1000, seed=1)))
+    sweep(path, map(sealed, byte_mutations(good, 1000, seed=2)))
+    sweep(path, map(sealed, header_mutations(good)))
+
+
+def test_formats_that_numpy_does_not_know(good, tmp_path):
+    for kind in (b"BF16", b"F8_E5M2"):
+        data = good.replace(b'"dtype":"F32"', b'"dtype":"' + kind + b'"')
+        assert not survives(tmp_path / "x.safetensors", sealed(data))
+    assert file.FORMAT_VERSION == 1
