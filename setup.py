@@ -11,6 +11,7 @@ version = re.search(
 ).group(1)
 
 deploy = ["larq-compute-engine==0.16.0"]
+docs = ["mkdocs-material==9.*", "mkdocstrings[python]>=0.26"]
 
 setup(
     name="irnet_tf",
@@ -52,8 +53,10 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.19.*"],
         "deploy": deploy,
+        "docs": docs,
         "dev": [
             *deploy,
+            *docs,
             "build",
             "pre-commit",
             "pytest",
