@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 import csv
 import dataclasses
 import io
@@ -41,14 +41,14 @@ class Predictions:
         labels: int32 `[images]`.
         classes: their names.
         worst: pixels `[k, size, size, 3]`, 0 to 1, of the first of `mistakes()`.
-        names: what images are called where they come from; None where some were skipped.
+        names: gives what an image is called where it comes from; None where some were skipped.
     """
 
     probabilities: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     worst: np.ndarray
-    names: Sequence[str] | None = None
+    names: Callable[[int], str] | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -157,21 +157,8 @@ def predict(
         labels,
         tuple(data.class_names),
         np.clip(worst, 0, 1),
-        _Names(data.test) if whole else None,
+        data.test.describe if whole else None,
     )
-
-
-class _Names(Sequence):
-    """Of the images of a split, looked up when asked for."""
-
-    def __init__(self, split):
-        self._split = split
-
-    def __len__(self):
-        return self._split.num_examples
-
-    def __getitem__(self, index):
-        return self._split.describe(int(index))
 
 
 def report(
@@ -306,7 +293,7 @@ def _mistakes_csv(predictions):
     names = predictions.names
     rows = [
         {
-            "image": "" if names is None else names[i],
+            "image": "" if names is None else names(int(i)),
             "true": predictions.classes[predictions.labels[i]],
             "predicted": predictions.classes[predictions.predicted[i]],
             "confidence": f"{predictions.confidence[i]:.6f}",
