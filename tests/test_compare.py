@@ -97,7 +97,10 @@ def test_the_picture_shows_every_group_and_its_axes(tmp_path):
     assert Image.open(tmp_path / "curves.png").size[0] > 1000
 
 
-@pytest.mark.parametrize("name", ["digits/resnet20_bireal_1w1a", "cifar10/resnet20_bireal_1w1a"])
+@pytest.mark.parametrize(
+    "name",
+    ["digits/resnet20_bireal_1w1a", "cifar10/resnet20_bireal_1w1a", "cifar10/resnet20_bireal_fp"],
+)
 def test_shipped_runs_reproduce_the_zoos_table(name):
     results = ROOT / "zoo/results" / name.replace("/", "_")
     [group] = compare.report([results])
@@ -105,7 +108,7 @@ def test_shipped_runs_reproduce_the_zoos_table(name):
         line for line in (ROOT / "README.md").read_text().splitlines() if f"| `{name}`" in line
     )
     row = group.row()
-    assert f" {row['last %']} (best epoch {row['best %']})" in readme
+    assert f"| {row['last %']} ({row['best %']}) |" in readme
     result = json.loads((results / "result.json").read_text())
     assert row["last %"] == f"{100 * result['final']['accuracy']:.2f}"
 
