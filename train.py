@@ -35,7 +35,7 @@ def drop_chatter():
             for line in lines:
                 if not chatter.match(line):
                     stderr.write(line)
-        os._exit(0)
+        sys.exit()
     os.close(read)
     os.dup2(write, 2)
     os.close(write)

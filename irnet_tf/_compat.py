@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 
 from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
 import tensorflow as tf
@@ -17,6 +18,7 @@ from tf_keras.src import backend as keras_backend
 
 __all__ = [
     "LarqQuantizer",
+    "SlurmResolver",
     "is_functional",
     "keeping_seeds_and_determinism",
     "layers_from_zero",
@@ -119,3 +121,18 @@ def keeping_seeds_and_determinism():
             keras.generator = generator
         elif hasattr(keras, "generator"):
             del keras.generator
+
+
+class SlurmResolver(tf.distribute.cluster_resolver.SlurmClusterResolver):
+    """TensorFlow's, which finds a task's own address where hosts are not sorted by name."""
+
+    def _resolve_own_rank(self):
+        """TensorFlow sorts hosts by name, Slurm by number: n10 comes before n9."""
+        host, local = os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_LOCALID")
+        tasks = self._resolve_task_configuration()
+        if host not in tasks or local is None:
+            return super()._resolve_own_rank()
+        return sum(n for other, n in tasks.items() if other < host) + int(local)
+
+    def num_accelerators(self, task_type=None, task_id=None, config_proto=None):
+        return {"GPU": len(tf.config.list_physical_devices("GPU"))}

@@ -7,6 +7,7 @@ import os
 import time
 
 from irnet_tf._checks import check_choice
+from irnet_tf._compat import SlurmResolver
 import tensorflow as tf
 
 STRATEGIES = ("auto", "default", "mirrored", "multiworker")
@@ -123,20 +124,6 @@ def _is_address(text) -> bool:
 
 
 def _slurm() -> tf.distribute.cluster_resolver.SlurmClusterResolver:
-    base = tf.distribute.cluster_resolver.SlurmClusterResolver
-
-    class Resolver(base):
-        def _resolve_own_rank(self):
-            """TensorFlow sorts hosts by name, Slurm by number: n10 comes before n9."""
-            host, local = os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_LOCALID")
-            tasks = self._resolve_task_configuration()
-            if host not in tasks or local is None:
-                return super()._resolve_own_rank()
-            return sum(n for other, n in tasks.items() if other < host) + int(local)
-
-        def num_accelerators(self, task_type=None, task_id=None, config_proto=None):
-            return {"GPU": len(tf.config.list_physical_devices("GPU"))}
-
     missing = [
         name
         for name in ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID")
@@ -155,7 +142,7 @@ def _slurm() -> tf.distribute.cluster_resolver.SlurmClusterResolver:
             int(part.split("(")[0]) for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(",")
         )
         # Which GPUs a task sees is Slurm's to say, not TensorFlow's.
-        resolver = Resolver(
+        resolver = SlurmResolver(
             port_base=port, gpus_per_node=per_node, gpus_per_task=1, auto_set_gpu=False
         )
         resolver.cluster_spec()  # finds out which task this is

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import contextlib
-import json
 import os
 import time
 
@@ -14,10 +13,10 @@ from irnet_tf.ede import EDECallback, EDESchedule
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import optimizer as optimizers
 from irnet_tf.training.callbacks import AverageStatistics, RunOutputs, details
-from irnet_tf.training.checkpoints import Checkpoints
 from irnet_tf.training.feeding import Evaluation, preprocessing_of, training_batches
 from irnet_tf.training.groups import scale_residual_branches
 from irnet_tf.training.identity import Options, begins_at_random, complete, config_of, identity_of
+from irnet_tf.training.position import Position
 from irnet_tf.training.progress import Progress, in_words, opening
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.training.replicas import make_average_statistics, synchronise_batch_norm
@@ -152,7 +151,8 @@ class _Run:
         self.signals = signals
         model, recipe, options = self.model, self.recipe, self.options
         optimizers.compile(model, recipe, self.steps, jit_compile=options.jit_compile)
-        self._restore()
+        self.at = Position(model, self.folder, self.shared, workers)
+        self.at.restore()
         schedules = [recipe.ede, recipe.activation_ede]
         if not options.ede:
             schedules = [EDESchedule(schedule.t_min, schedule.t_min) for schedule in schedules]
@@ -160,9 +160,9 @@ class _Run:
             self.folder.folder,
             batch_size=recipe.batch_size,
             title=f"{self.identity['network']} on {self.data.name}",
-            rows=self.rows,
+            rows=self.at.rows,
             describe=self._describe,
-            keep=self._keep,
+            keep=self.at.keep,
             checkpoint=self._save_epoch,
         )
         self.callbacks = tf.keras.callbacks.CallbackList(
@@ -184,74 +184,46 @@ class _Run:
                 preprocessing=self.preprocessing,
                 folder=self.shared.folder,
                 began_with=self.identity["began_with"],
-                resumed=(self.epoch, self.step),
+                resumed=(self.at.epoch, self.at.step),
             )
-        )
-
-    def _restore(self):
-        self._variables = {
-            "epoch": tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch"),
-            "step": tf.Variable(0, trainable=False, dtype=tf.int64, name="step"),
-            "rows": tf.Variable("", trainable=False, dtype=tf.string, name="rows"),
-        }
-        optimizer = self.model.optimizer
-        with self.model.distribute_strategy.scope():
-            optimizer.build(self.model.trainable_variables)
-        objects = {
-            "model": self.model,
-            "optimizer": optimizer,
-            "metrics": tf.train.Checkpoint(**optimizers.metrics_of(self.model)),
-            **self._variables,
-        }
-        self.checkpoints = Checkpoints(self.folder.checkpoints, **objects)
-        self.found = Checkpoints(self.shared.checkpoints, **objects)
-        if self.workers.is_chief:
-            self.found.tidy()
-        self.workers.together(self.found.restore)
-        self.checkpoints.number_from(self.found)
-        self.epoch = int(self._variables["epoch"])
-        self.step = int(self._variables["step"])
-        self.rows = self.shared.rows_of(self._variables["rows"].numpy().decode(), self.epoch)
-        self.workers.check_all_found_the_same(
-            (self.epoch, self.step, len(self.rows)), str(self.shared.folder)
         )
 
     # ---- training ------------------------------------------------------------------------------
 
     def to_the_end(self) -> dict:
         """Train what is left; returns what result.json holds."""
-        if self.rows and not self.step:  # it may have been killed before these were written
+        if self.at.rows and not self.at.step:  # it may have been killed before these were written
             self.outputs.set_model(self.model)
-            self.outputs.write(final=self.epoch == self.recipe.epochs)
-        if self.epoch < self.recipe.epochs:
+            self.outputs.write(final=self.at.epoch == self.recipe.epochs)
+        if self.at.epoch < self.recipe.epochs:
             self.callbacks.on_train_begin()
             batches = training_batches(
                 self.model,
                 self.data,
                 self.recipe,
                 seed=self.options.seed,
-                first_epoch=self.epoch,
-                first_step=self.step,
+                first_epoch=self.at.epoch,
+                first_step=self.at.step,
                 preprocessing=self.preprocessing,
             )
             iterator = iter(batches)
-            while self.epoch < self.recipe.epochs:
+            while self.at.epoch < self.recipe.epochs:
                 self._train_epoch(iterator)
             self.callbacks.on_train_end()
         result = {}
-        self._keep(lambda: result.update(self.folder.write_result(self.outputs.rows)))
+        self.at.keep(lambda: result.update(self.folder.write_result(self.outputs.rows)))
         return result
 
     def _train_epoch(self, iterator):
-        self.callbacks.on_epoch_begin(self.epoch, {"first_step": self.step})
+        self.callbacks.on_epoch_begin(self.at.epoch, {"first_step": self.at.step})
         self._saved = time.perf_counter()
-        with self.progress.epoch(self.epoch + 1, self.step):
+        with self.progress.epoch(self.at.epoch + 1, self.at.step):
             train_function = self.model.make_train_function()
-            while self.step < self.steps:
+            while self.at.step < self.steps:
                 logs = train_function(iterator)
-                self.step += 1
-                self.progress.after_step(self.step, logs, self._check_loss)
-                if self.step < self.steps:
+                self.at.step += 1
+                self.progress.after_step(self.at.step, logs, self._check_loss)
+                if self.at.step < self.steps:
                     self._save_or_stop_if_due()
         trained = optimizers.totals(self.model)
         self._check_loss(trained["loss"])
@@ -268,13 +240,13 @@ class _Run:
             "unreadable_images": sum(
                 len(split.skipped()) for split in (self.data.train, self.data.test)
             ),
-            "learning_rate": float(rate((self.epoch + 1) * self.steps - 1)),
+            "learning_rate": float(rate((self.at.epoch + 1) * self.steps - 1)),
         }
-        self.callbacks.on_epoch_end(self.epoch, logs)
+        self.callbacks.on_epoch_end(self.at.epoch, logs)
         self.progress.say(in_words(self.outputs.rows[-1], self.recipe.epochs))
 
     def _save_or_stop_if_due(self):
-        if self.workers.several and self.step % _STEPS_BETWEEN_TALKS:
+        if self.workers.several and self.at.step % _STEPS_BETWEEN_TALKS:
             return
         due = time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
         stop, due = self.workers.any(bool(self.signals.received), due)
@@ -297,47 +269,25 @@ class _Run:
 
     def _stop(self):
         reason = self.signals.received or "a signal to another worker"
-        raise Stopped(f"stopped by {reason} in epoch {self.epoch + 1}; saved")
+        raise Stopped(f"stopped by {reason} in epoch {self.at.epoch + 1}; saved")
 
     def _check_loss(self, loss: float):
         if not np.isfinite(loss):
             raise ValueError(
-                f"the loss is {loss} in epoch {self.epoch + 1}; stopped, {self.found.last()}. A "
-                "lower learning_rate usually cures it"
+                f"the loss is {loss} in epoch {self.at.epoch + 1}; stopped, "
+                f"{self.at.last_checkpoint()}. A lower learning_rate usually cures it"
             )
 
     # ---- saving --------------------------------------------------------------------------------
 
     def _save(self):
-        values = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "rows": json.dumps(self.outputs.rows),
-        }
-        for name, value in values.items():
-            self._variables[name].assign(value)
-        self._keep(self.checkpoints.save)
+        self.at.save(self.outputs.rows)
 
     def _save_epoch(self):
-        self.epoch += 1
-        self.step = 0
+        self.at.epoch += 1
+        self.at.step = 0
         self.model.reset_metrics()
         self._save()
-
-    def _keep(self, action: Callable[[], None]):
-        """Save something on all workers; if that fails, say why and what is left."""
-
-        def explain():
-            try:
-                action()
-            except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError,
-                    tf.errors.NotFoundError) as error:  # fmt: skip
-                raise OSError(
-                    f"cannot save in {self.folder.folder}: {str(error).splitlines()[0]}; "
-                    f"{self.found.last()}. Make room, then give the same command again"
-                ) from error
-
-        self.workers.together(explain)
 
     def _describe(self, row: dict) -> dict:
         """Completes the model's description; returns what a weights file says beside it."""
