@@ -1,17 +1,26 @@
-"""What a core does with ImageNet's input pipeline, against a loop that only decodes the files.
+"""What a core does with ImageNet's input pipeline, against what else could read the same files.
 
-    python benchmarks/input_pipeline.py [--data_dir=D] [--cores=1] [--turns=5] [--images=4096]
+    python benchmarks/input_pipeline.py [--data_dir=D] [--turns=5] [--images=1024] [--torch=PYTHON]
 
-The pipeline reads records, crops, resizes to 224, mirrors, jitters colours, normalises and
-batches; the loop decodes the same files, whole and from memory, with TensorFlow's decoder on
-one thread. They take turns, so that a noisy machine disturbs both alike. A core that other
-programs use as well is counted by the processor time that each got.
+Ours reads records, crops at random, resizes to 224 and batches; colours, flips and normalisation
+are the training device's. It is measured without them and with them on the same core, against
+
+- loops that only decode the files, whole and from memory, with TensorFlow's decoder;
+- larq-zoo's own preprocessing of ImageNet for training, which jitters no colours, from memory;
+- torchvision's RandomResizedCrop, flip, ColorJitter(0.2, 0.2, 0.2, 0.1) and normalisation, from
+  memory: of PIL images, and `v2` of tensors. For these `--torch` names a Python that has torch
+  and torchvision; without one, and where this Python has none, they are left out.
+
+All use one thread of one core and take turns, so that a noisy machine disturbs them alike. A core
+that other programs use as well is counted by the processor time that each got.
 """
 
-import itertools
 import os
 from pathlib import Path
+import pickle
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -22,11 +31,10 @@ import numpy as np
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", None, "holds imagenet2012/VERSION; made-up photos if not given")
-flags.DEFINE_integer("cores", 1, "how many the pipeline may use")
-flags.DEFINE_integer("turns", 5, "how often each is measured")
-flags.DEFINE_integer("images", 4096, "a turn; a quarter of a second of it is the pipeline's start")
-flags.DEFINE_integer("batch_size", 128, "of the pipeline")
-flags.DEFINE_bool("jitter", True, "whether colours are jittered")
+flags.DEFINE_integer("turns", 5, "how often each is measured", lower_bound=1)
+flags.DEFINE_integer("images", 1024, "a turn", lower_bound=1)
+flags.DEFINE_integer("batch_size", 128, "of the pipelines", lower_bound=1)
+flags.DEFINE_string("torch", sys.executable, "a Python that has torch and torchvision")
 
 
 def photo(rng, height, width):
@@ -84,42 +92,48 @@ def timed(run):
     return count / (time.perf_counter() - clock), count / (time.process_time() - used)
 
 
-def measure(data_dir):
-    import dataclasses
+def timed_batches(batches):
+    """The same of a dataset's batches, from the second on: none is read ahead of the turn."""
+    iterator = iter(batches)
+    next(iterator)
 
+    def run():
+        steps = max(FLAGS.images // FLAGS.batch_size, 1)
+        return sum(len(next(iterator)[1]) for _ in range(steps))
+
+    return timed(run)
+
+
+def ours(split, on_device):
     from irnet_tf import data
-    from irnet_tf.data import augment
     from irnet_tf.preprocessing import IMAGENET
-    import tensorflow as tf
 
-    images = data.load("imagenet2012", data_dir)
-    batch = min(FLAGS.batch_size, images.train.num_examples)
-    steps = max(FLAGS.images // batch, 1)
-    if not FLAGS.jitter:
-        augment.AUGMENTATIONS["imagenet"] = dataclasses.replace(
-            augment.AUGMENTATIONS["imagenet"], change=augment.keep
-        )
-    batches = data.training_batches(
-        images.train,
-        batch_size=batch,
+    return data.training_batches(
+        split,
+        batch_size=min(FLAGS.batch_size, split.num_examples),
         preprocessing=IMAGENET,
         augmentation="imagenet",
         seed=0,
-        epochs=1 + steps * batch // (images.train.num_examples // batch * batch),
-    ).take(steps)
-    kept = [images.train.read(i)[0] for i in range(min(images.train.num_examples, 512))]
-    files = tf.stack(kept)
+        epochs=1_000_000,
+        on_device=on_device,
+    )
+
+
+def decode_loops(files):
+    import tensorflow as tf
 
     def decode_eagerly():
         for i in range(FLAGS.images):
-            tf.io.decode_jpeg(kept[i % len(kept)], channels=3)
+            tf.io.decode_jpeg(files[i % len(files)], channels=3)
         return FLAGS.images
+
+    together = tf.stack(files)
 
     @tf.function
     def compiled():
         read = tf.constant(0)
         for i in tf.range(FLAGS.images):
-            pixels = tf.io.decode_jpeg(tf.gather(files, i % len(kept)), channels=3)
+            pixels = tf.io.decode_jpeg(tf.gather(together, i % len(files)), channels=3)
             read += tf.cast(pixels[0, 0, 0], tf.int32)
         return read
 
@@ -127,39 +141,112 @@ def measure(data_dir):
         compiled().numpy()
         return FLAGS.images
 
-    def run_pipeline():
-        return sum(len(labels) for _, labels in batches)
+    return {"decode only, eager loop": decode_eagerly, "decode only, compiled": decode_compiled}
 
-    def mean_bytes():
-        return statistics.mean(len(x.numpy()) for x in kept)
 
-    rows = {
-        "decode only, eager loop": decode_eagerly,
-        "decode only, compiled loop": decode_compiled,
-        "input pipeline": run_pipeline,
-    }
-    for run in rows.values():
-        run()
-    turns = [{name: timed(run) for name, run in rows.items()} for _ in range(FLAGS.turns)]
-    print(
-        f"{images.train.num_examples} images of {mean_bytes() / 1000:.0f} KB, batch {batch}, "
-        f"{FLAGS.turns} turns of {FLAGS.images}, {FLAGS.cores} core(s), "
-        f"TensorFlow {tf.__version__}"
+def larq_zoo(files):
+    from larq_zoo.training.data import preprocess_image_bytes
+    import tensorflow as tf
+
+    images = tf.data.Dataset.from_tensor_slices(tf.stack(files)).repeat()
+    images = images.map(
+        lambda file: (preprocess_image_bytes(file, is_training=True, image_size=224), 0),
+        tf.data.AUTOTUNE,
     )
-    print(f"{'images/s':32}{'clock, a core':>16}{'processor time':>16}")
-    speeds = {}
+    return images.batch(FLAGS.batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+# Reads files, then does what each line of standard input names, and answers with its speeds.
+_TORCH = """
+import io, pickle, sys, time
+import numpy, torch, torchvision
+from PIL import Image
+from torchvision import transforms as t1
+from torchvision.io import decode_jpeg
+from torchvision.transforms import v2
+torch.set_num_threads(1)
+files, images, batch = pickle.load(sys.stdin.buffer)
+mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+pil = t1.Compose([t1.RandomResizedCrop(224), t1.RandomHorizontalFlip(),
+                  t1.ColorJitter(0.2, 0.2, 0.2, 0.1), t1.ToTensor(), t1.Normalize(mean, std)])
+tensors = v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip(),
+                      v2.ColorJitter(0.2, 0.2, 0.2, 0.1), v2.ToDtype(torch.float32, scale=True),
+                      v2.Normalize(mean, std)])
+encoded = [torch.frombuffer(bytearray(f), dtype=torch.uint8) for f in files]
+def of_pil(i): return pil(Image.open(io.BytesIO(files[i])).convert("RGB"))
+def of_tensors(i): return tensors(decode_jpeg(encoded[i], mode=torchvision.io.ImageReadMode.RGB))
+print("torch", torch.__version__, "torchvision", torchvision.__version__, flush=True)
+for line in sys.stdin:
+    example = {"pil": of_pil, "tensors": of_tensors}[line.strip()]
+    clock, used = time.perf_counter(), time.process_time()
+    for begin in range(0, images, batch):
+        torch.stack([example(i % len(files)) for i in range(begin, min(begin + batch, images))])
+    print(images / (time.perf_counter() - clock), images / (time.process_time() - used), flush=True)
+"""
+
+
+class Torch:
+    """torchvision in a process of its own, on the same core. `versions` is None without it."""
+
+    def __init__(self, files):
+        self._process = subprocess.Popen(
+            [FLAGS.torch, "-c", _TORCH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            pickle.dump((files, FLAGS.images, FLAGS.batch_size), self._process.stdin)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        self.versions = self._process.stdout.readline().decode().strip() or None
+
+    def speeds(self, kind):
+        self._process.stdin.write(f"{kind}\n".encode())
+        self._process.stdin.flush()
+        return tuple(map(float, self._process.stdout.readline().split()))
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(data_dir):
+    from irnet_tf import data
+    import tensorflow as tf
+
+    split = data.load("imagenet2012", data_dir).train
+    files = [split.example(i)[0] for i in range(min(split.num_examples, 512))]
+    raw = [file.numpy() for file in files]
+    datasets = {
+        "ours, to the device": ours(split, on_device=True),
+        "ours, all on this core": ours(split, on_device=False),
+        "larq-zoo, without jitter": larq_zoo(files),
+    }
+    rows = {
+        name: lambda batches=batches: timed_batches(batches) for name, batches in datasets.items()
+    }
+    for name, run in decode_loops(files).items():
+        run()  # compiles it
+        rows[name] = lambda run=run: timed(run)
+    torch = Torch(raw)
+    if torch.versions:
+        rows["torchvision, PIL"] = lambda: torch.speeds("pil")
+        rows["torchvision v2, tensors"] = lambda: torch.speeds("tensors")
+    turns = [{name: run() for name, run in rows.items()} for _ in range(FLAGS.turns)]
+    torch.close()
+    print(
+        f"{split.num_examples} images of {statistics.mean(map(len, raw)) / 1000:.0f} KB, batch "
+        f"{FLAGS.batch_size}, {FLAGS.turns} turns of {FLAGS.images}, one core, TensorFlow "
+        f"{tf.__version__}, {torch.versions or 'no torchvision'}"
+    )
+    print(f"{'images/s, median':28}{'clock':>8}{'processor time':>16}{'ours, to the device':>22}")
+    first = "ours, to the device"
     for name in rows:
-        # Only the pipeline uses more than one core.
-        cores = FLAGS.cores if name == "input pipeline" else 1
-        speeds[name] = [[turn[name][i] / (1, cores)[i == 0] for turn in turns] for i in (0, 1)]
-        clock, used = map(statistics.median, speeds[name])
-        print(f"{name:32}{clock:16.0f}{used:16.0f}")
-    pipeline, *decoders = reversed(list(speeds.values()))
-    ratios = []
-    for i in (0, 1):
-        decoder = max(decoders, key=lambda speed: statistics.median(speed[i]))
-        ratios.append(statistics.median(p / d for p, d in zip(pipeline[i], decoder[i])))
-    print(f"{'pipeline / faster loop':32}{ratios[0]:16.3f}{ratios[1]:16.3f}")
+        clock, used = (statistics.median(turn[name][i] for turn in turns) for i in (0, 1))
+        ratio = statistics.median(turn[first][1] / turn[name][1] for turn in turns)
+        print(f"{name:28}{clock:8.0f}{used:16.0f}{ratio:16.2f} times")
 
 
 def main(argv):
@@ -167,7 +254,7 @@ def main(argv):
     if FLAGS.data_dir is not None and not Path(FLAGS.data_dir).is_dir():
         raise app.UsageError(f"--data_dir {FLAGS.data_dir!r} is not a folder")
     # Before TensorFlow loads, which makes as many threads as there are cores.
-    os.sched_setaffinity(0, set(itertools.islice(sorted(os.sched_getaffinity(0)), FLAGS.cores)))
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
         if FLAGS.data_dir is None:
             write_photos(folder)

@@ -448,17 +448,17 @@ def test_images_are_read_in_parallel_under_op_determinism(
     folder, unreadable, monkeypatch, op_determinism
 ):
     """TensorFlow then runs a whole pipeline serially if a step of it might change a state."""
-    from irnet_tf.data import pipeline
+    from irnet_tf.data import reading
     from tensorflow.python.data.experimental.ops import testing
 
     steps = ["ParallelInterleaveV4", "ParallelMapV2", "IgnoreErrors"]
-    decoded = pipeline._decoded
+    decoded = reading._decoded
 
     def watched(examples, *arguments, parallel=True):
         watch = testing.assert_next(steps) if parallel else lambda examples: examples
         return decoded(examples.apply(watch), *arguments, parallel)
 
-    monkeypatch.setattr(pipeline, "_decoded", watched)
+    monkeypatch.setattr(reading, "_decoded", watched)
     images = data.load("imagenet2012", str(folder), unreadable=unreadable)
     assert len(training(images.train)) == 6 and len(evaluation(images.test)) == 3
 

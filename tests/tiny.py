@@ -9,7 +9,7 @@ import time
 
 from irnet_tf import data, training
 from irnet_tf._compat import without_starvation_warning
-from irnet_tf.data.sources import Split
+from irnet_tf.data import Split
 from irnet_tf.description import Description, attach
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe

@@ -4,13 +4,14 @@ What an example looks like in an epoch depends only on (seed, epoch, its index):
 number of workers, the batch size, threads or resumption.
 """
 
-from irnet_tf.data.dataset import Data, Split, UnreadableImages, load
+from irnet_tf.data.dataset import Data, Split, UnreadableImages
+from irnet_tf.data.loading import load
 from irnet_tf.data.pipeline import (
     augment_on_device,
     evaluation_batches,
-    naming_unreadable_images,
     training_batches,
 )
+from irnet_tf.data.reading import naming_unreadable_images
 
 __all__ = [
     "Data",
