@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import re
 
+from irnet_tf._compat import nodes_in_order
 import numpy as np
 import tensorflow as tf
 
@@ -117,9 +118,9 @@ def _position(name, layers):
 
 def _flattened_shape(model, layer):
     """(H, W, C) of what a Flatten in front of this dense layer takes in, else None."""
-    producer = layer.input._keras_history.layer
-    if isinstance(producer, tf.keras.layers.Flatten):
-        return tuple(producer.input_shape[1:])
+    for node in nodes_in_order(model):
+        if node.layer is layer and isinstance(node.parent_nodes[0].layer, tf.keras.layers.Flatten):
+            return tuple(node.parent_nodes[0].layer.input_shape[1:])
     return None
 
 

@@ -85,7 +85,8 @@ def test_private_parts_of_others_are_in_compat_alone(path):
                 found.append(f"line {node.lineno}: {top}")
         if isinstance(node, ast.Attribute):
             name = node.attr
-            if name.startswith("_") and not name.endswith("__") and name not in defined:
+            public = name in ("_exit", "_replace")  # of os, of named tuples
+            if name.startswith("_") and not name.endswith("__") and not public | (name in defined):
                 found.append(f"line {node.lineno}: .{name}")
     assert not found
 

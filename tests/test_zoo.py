@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from zoo.registry import register, register_twin
+from zoo.registration import register, register_twin
 
 DESIGN = {
     "digits/resnet20_bireal_1w1a",

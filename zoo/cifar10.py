@@ -3,7 +3,7 @@
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.preprocessing import CIFAR10
 from irnet_tf.training import Recipe
-from zoo.registry import Weights, register, register_twin
+from zoo.registration import Weights, register, register_twin
 
 # As in the authors' code: 400 epochs of 128, 0.1 with a cosine.
 _RESNET20_1W32A = Recipe(

@@ -3,7 +3,7 @@
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.training import Recipe
-from zoo.registry import Weights, register, register_twin
+from zoo.registration import Weights, register, register_twin
 
 # Chosen to end within minutes on two cores.
 _RECIPE = Recipe(

@@ -3,7 +3,7 @@
 from irnet_tf.models import resnet
 from irnet_tf.preprocessing import IMAGENET
 from irnet_tf.training import Recipe
-from zoo.registry import register, register_twin
+from zoo.registration import register, register_twin
 
 # The authors' 62,500 steps of 2,048 images are 100 epochs; 2,500 of them warm up.
 _RECIPE = Recipe(

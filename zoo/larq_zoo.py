@@ -22,7 +22,7 @@ from irnet_tf.models.common import fresh_quantizer
 from irnet_tf.preprocessing import IMAGENET
 from irnet_tf.training import Recipe
 import tensorflow as tf
-from zoo.registry import register
+from zoo.registration import register
 
 
 def build(
