@@ -46,8 +46,8 @@ resnet20_bireal_fp = register_twin(
     recipes={"fast": _FAST.changed(epochs=30)},
     weights=Weights(
         "cifar10_resnet20_bireal_fp.safetensors",
-        "5c70572943f6a9b9db93e2a8efafc39908cc3c317ca5e1c4f042b34e1b4f8593",
-        1_089_712,
+        "64f5c073729fdd8d70eea3814471948a3956b0e0ca12c72b01c5f76fc1f98044",
+        1_090_360,
     ),
 )
 resnet20_normal_1w1a = register(
@@ -67,6 +67,11 @@ resnet20_normal_1w32a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST},
     paper=(0.908,),
+    weights=Weights(
+        "cifar10_resnet20_normal_1w32a.safetensors",
+        "8a2be22188f35cc07b7543aa0d1c47211ece009a02a814f5e31e270a4e2486b5",
+        55_632,
+    ),
 )
 resnet20_normal_fp = register_twin("cifar10/resnet20_normal_1w32a", paper=(0.917,))
 vgg_small_1w1a = register(
