@@ -83,7 +83,8 @@ def byte_mutations(good, count, seed=0):
                 data[i:i] = rng.bytes(int(rng.integers(1, 9)))
             else:
                 data[i] = int(rng.choice([0, 0x22, 0x2C, 0x5B, 0x7B, 0x7D, 0x30, 0x39, 0xFF]))
-        yield bytes(data)
+        if data != good:
+            yield bytes(data)
 
 
 def header_mutations(good):
