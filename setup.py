@@ -12,6 +12,7 @@ version = re.search(
 
 deploy = ["larq-compute-engine==0.16.0"]
 docs = ["mkdocs-material==9.*", "mkdocstrings[python]>=0.26"]
+openvino = ["openvino==2026.4.*"]
 
 setup(
     name="irnet_tf",
@@ -23,6 +24,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
+    py_modules=["irnet_runner"],
     package_data={
         "irnet_tf": ["py.typed"],
         "zoo": ["weights/*.safetensors", "results/**/*", "*.csv"],
@@ -53,9 +55,11 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.19.*"],
         "deploy": deploy,
+        "openvino": openvino,
         "docs": docs,
         "dev": [
             *deploy,
+            *openvino,
             *docs,
             "build",
             "pre-commit",

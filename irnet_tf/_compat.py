@@ -94,11 +94,11 @@ def serialise_tflite(model) -> bytes:
     return util._convert_model_from_object_to_bytearray(model)
 
 
-def lce_interpreter(file: bytes):
-    """Larq's interpreter of a TFLite file, one thread."""
+def lce_interpreter(file: bytes, threads: int = 1):
+    """Larq's interpreter of a TFLite file."""
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 
-    return Interpreter(file, num_threads=1)
+    return Interpreter(file, num_threads=threads)
 
 
 @contextlib.contextmanager

@@ -1,20 +1,13 @@
 """Larq Compute Engine models against the networks they are made of."""
 
-import json
-import subprocess
-import sys
-
 from irnet_tf import data, export
 from irnet_tf.export import lce, plan
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.preprocessing import DIGITS
-from irnet_tf.weights import save_weights
 import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from tests.conftest import ROOT
 
 Interpreter = pytest.importorskip("larq_compute_engine.tflite.python.interpreter").Interpreter
 
@@ -251,9 +244,12 @@ def test_uint8_input_has_the_normalisation_built_in():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"uint8_input": True}, "needs the mean and std"),
+        ({"uint8_input": True}, "needs the normalisation"),
         ({"mean": 0.5, "std": 0.5}, "are for uint8_input=True"),
-        ({"uint8_input": True, "mean": (0.5, 0.5), "std": 1}, "mean must be one number or 32"),
+        (
+            {"uint8_input": True, "mean": (0.5, 0.5), "std": 1},
+            "mean must be one finite number or 32",
+        ),
         ({"uint8_input": True, "mean": 0.5, "std": 0}, "std must be above 0, got 0"),
     ],
 )
@@ -315,7 +311,7 @@ def test_a_file_of_other_weights_is_not_equal():
 
 def test_images_that_do_not_fit_are_refused():
     model = small()
-    with pytest.raises(ValueError, match=r"images must be float32 \[n, 6, 6, 32\], got float64"):
+    with pytest.raises(ValueError, match=r"images must be float32 \[n, 6, 6, 32\], .* got float64"):
         export.compare(model, export.to_lce(model), np.zeros((1, 6, 6, 32)))
 
 
@@ -379,61 +375,3 @@ def test_larq_computes_less_than_a_kernel_wrongly():
         patch.setattr(plan, "check_span", lambda *_: None)
         file = export.to_lce(too_small)
     assert difference(too_small, file, noise(too_small)) > 0.1
-
-
-# ---------------------------------------------------------------- command line
-
-
-def run(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "zoo.export", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
-def test_command_line(tmp_path):
-    model = cifar_resnet(20, num_classes=5)
-    calibrated(model, noise(model))
-    name = "digits/resnet20_bireal_1w1a"
-    facts = {"network": name, "data": {"classes": list("abcde")}}
-    save_weights(model, tmp_path / "mine.safetensors", facts)
-    output = tmp_path / "device" / "net.tflite"
-    process = run(
-        name,
-        f"--weights={tmp_path / 'mine.safetensors'}",
-        f"--output={output}",
-        "--uint8_input",
-        "--images=20",
-    )
-    assert process.returncode == 0, process.stderr
-    report = json.loads((output.parent / "report.json").read_text())
-    text = (output.parent / "report.txt").read_text()
-    assert text in process.stdout
-    assert "64-bit ARM" in text and "digits" in text
-    assert (output.parent / "report.png").read_bytes().startswith(b"\x89PNG")
-    file = output.read_bytes()
-    assert report["sizes"]["lce"] == len(file) <= 70_000
-    assert 1_050_000 < report["sizes"]["float"] < 1_150_000
-    assert report["operators"] == export.operators(file)
-    assert report["operators"]["LceBconv2d"] == 18
-    # By hand: the stem is 3 * 16 * 9 * 32 * 32, the classifier 64 * 5; of 1-bit convolutions
-    # those at a stage's beginning have half the input channels.
-    positions, stage = 32 * 32, 9 * 16 * 16 * 32 * 32
-    assert report["operations"] == {
-        "float": 3 * 16 * 9 * positions + 64 * 5,
-        "one_bit": 6 * stage + 2 * (stage // 2 + 5 * stage),
-    }
-    assert report["comparison"]["images"] == 20 and report["comparison"]["equal"]
-    assert report["latency"]["lce_ms"] > 0 and report["latency"]["float_ms"] > 0
-    assert Interpreter(file).input_types == [np.uint8]
-    assert Interpreter(file).output_shapes == [(1, 5)]
-
-
-def test_command_line_says_what_is_wrong(tmp_path):
-    process = run("digits/resnet21", f"--output={tmp_path / 'net.tflite'}")
-    assert process.returncode == 1
-    assert "unknown model 'digits/resnet21'; did you mean" in process.stderr
-    assert "Traceback" not in process.stderr

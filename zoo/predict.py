@@ -31,8 +31,8 @@ def predict(
     """The likeliest classes of images, which are preprocessed as the network expects.
 
     Args:
-        network: a name of the zoo, the path of a weights file, or a model that describes itself
-            (of `zoo.load`).
+        network: a name of the zoo, the path of a weights file or of an exported file (`.xml`,
+            `.tflite`), or a model that describes itself (of `zoo.load`).
         images: the path of a JPEG or PNG file; that of a folder, all of whose such files are
             taken (see `image_files`); a list of paths; or arrays of pixels, 0 to 255, `[height,
             width, 3]` or `[batch, height, width, 3]`, or a list of them.
@@ -47,6 +47,11 @@ def predict(
             classifier, or an image cannot be read.
         OSError: if a file cannot be read or fetched.
     """
+    if isinstance(network, (str, os.PathLike)) and Path(network).suffix in (".xml", ".tflite"):
+        from irnet_runner import Runner
+
+        folder = isinstance(images, (str, os.PathLike)) and os.path.isdir(images)
+        return Runner(network).predict(image_files(images) if folder else images, top)
     model = network if isinstance(network, tf.keras.Model) else load(network)
     description = _described(model)
     if description.classifier is None:

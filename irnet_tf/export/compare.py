@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from irnet_tf.export import lce
+from irnet_tf.export import lce, openvino
+from irnet_tf.export.inputs import normalisation
 from irnet_tf.export.plan import make_plan, require
-from irnet_tf.export.rewrite import copy, normalisation
+from irnet_tf.export.rewrite import copy
 import numpy as np
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ TOLERANCE = 1e-4
 """How far logits may be apart, given the same bits; relative to the largest, if that is above 1."""
 
 
-def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) -> dict:
+def compare(model: tf.keras.Model, file, images, *, labels=None, mean=None, std=None) -> dict:
     """How the file's logits differ from the network's, and why.
 
     Float sums depend on their order. An activation that is zero but for rounding can get one
@@ -23,9 +24,10 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
 
     Args:
         model: the network that `file` was made of.
-        file: what `to_lce` returned.
+        file: what `to_lce` or `to_openvino` returned.
         images: `[n, height, width, channels]`, of the type that the file takes.
-        mean, std: as given to `to_lce`, if the file takes uint8.
+        labels: classes of the images, int `[n]`, if there are any.
+        mean, std: if they were given when the file was made.
 
     Returns:
         `images`: how many; `largest_difference`: of logits; `agreement`: share of images with
@@ -35,20 +37,20 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
         once the bits are equal; `equal`: whether it and `largest_flipped` are within
         `TOLERANCE`.
 
+        `accuracy`, with labels: shares of right top-1 of the `network` and the `file`.
+
     Raises:
         ValueError: if the images do not fit the model, or the file has other 1-bit weights.
     """
-    images = np.asarray(images)
-    expected = np.uint8 if mean is not None else np.float32
+    images, device = np.asarray(images), device_of(file)
     require(
-        images.dtype == expected and images.shape[1:] == model.input_shape[1:] and len(images),
-        f"images must be {np.dtype(expected)} [n, {str(model.input_shape[1:])[1:-1]}], got "
-        f"{images.dtype} {list(images.shape)}; files of uint8_input need mean and std here too",
+        images.dtype == device.input_type and images.shape[1:] == model.input_shape[1:],
+        f"images must be {device.input_type} [n, {str(model.input_shape[1:])[1:-1]}], as the file "
+        f"takes them, got {images.dtype} {list(images.shape)}",
     )
-    plan = make_plan(model, lce.TARGET)
-    network, device = copy(model), lce.Device(file)
-    x = images
-    if mean is not None:
+    require(len(images), "images must be one or more, got none")
+    plan, network, x = make_plan(model, device.target), copy(model), images
+    if device.input_type == np.uint8:
         scale, offset = normalisation(model, True, mean, std)
         x = images * scale + offset
     ours = network.predict(x, batch_size=16, verbose=0).reshape(len(images), -1)
@@ -65,7 +67,7 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
         given_bits[i] = np.abs(logits.ravel() - theirs[i]).max()
         flips += flipped
     largest_flipped = max(size for _, size in flips)
-    return {
+    seen = {
         "images": len(images),
         "largest_difference": float(difference.max()),
         "agreement": float((ours.argmax(1) == theirs.argmax(1)).mean()),
@@ -75,6 +77,17 @@ def compare(model: tf.keras.Model, file: bytes, images, *, mean=None, std=None) 
         "largest_difference_given_bits": float(given_bits.max()),
         "equal": bool(given_bits.max() <= limit and largest_flipped <= TOLERANCE),
     }
+    if labels is not None:
+        seen["accuracy"] = {
+            name: float((outputs.argmax(1) == np.asarray(labels)).mean())
+            for name, outputs in (("network", ours), ("file", theirs))
+        }
+    return seen
+
+
+def device_of(file):
+    """What runs a file on this machine: its `target`, `input_type`, `predict` and `bits`."""
+    return lce.Device(file) if isinstance(file, bytes) else openvino.Device(file)
 
 
 def _run_with_bits(network, x, bits):

@@ -8,15 +8,19 @@ that are 1-bit alone, and look into the file.
 from __future__ import annotations
 
 import collections
+import json
 import tempfile
 
 from irnet_tf import _compat
 from irnet_tf import layers as blocks
+from irnet_tf.export.inputs import describe_file, normalisation
 from irnet_tf.export.plan import Plan, Target, make_plan, require
-from irnet_tf.export.rewrite import normalisation, rewritten, trace
+from irnet_tf.export.rewrite import rewritten, trace
 import larq as lq
 import numpy as np
 import tensorflow as tf
+
+_FACTS = b"irnet_tf"  # name of the metadata
 
 TARGET = Target(
     name="Larq Compute Engine",
@@ -50,9 +54,10 @@ def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=N
     Args:
         model: a functional Keras model of one input `[batch, height, width, channels]`, such as
             those of `irnet_tf.models`, of whatever precision; it is left as it is.
-        uint8_input: whether the file takes a camera's bytes and normalises them itself.
-        mean, std: with `uint8_input`, the normalisation that the network was trained with: per
-            channel, of images between 0 and 1; numbers or sequences of one a channel.
+        uint8_input: whether the file takes pixels 0 to 255 and normalises them itself, as the
+            network's description has it.
+        mean, std: with `uint8_input`, for a network without a description: the normalisation that
+            it was trained with, per channel, of images between 0 and 1; numbers or sequences.
 
     Returns:
         The file's bytes: batch 1, float32 inputs (uint8 with `uint8_input`), float32 outputs.
@@ -64,7 +69,8 @@ def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=N
     """
     normalise = normalisation(model, uint8_input, mean, std)
     plan = make_plan(model, TARGET)
-    return convert(plan, rewritten(model, plan), normalise)
+    file = convert(plan, rewritten(model, plan), normalise)
+    return _with_facts(file, describe_file(model, uint8_input, mean, std))
 
 
 def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
@@ -100,21 +106,49 @@ def operators(file: bytes) -> collections.Counter:
     return collections.Counter(_operator_name(flat, op) for op in flat.subgraphs[0].operators)
 
 
+def file_facts(file: bytes) -> dict:
+    """What a file says of itself, as of `inputs.describe_file`; {} if nothing."""
+    flat = _compat.parse_tflite(file)
+    for entry in flat.metadata or []:
+        if entry.name == _FACTS:
+            return json.loads(flat.buffers[entry.buffer].data.tobytes())
+    return {}
+
+
+def _with_facts(file, facts) -> bytes:
+    schema, flat = _compat.tflite_schema(), _compat.parse_tflite(file)
+    flat.buffers.append(schema.BufferT())
+    flat.buffers[-1].data = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = _FACTS, len(flat.buffers) - 1
+    flat.metadata = [*(flat.metadata or []), entry]
+    return _compat.serialise_tflite(flat)
+
+
 class Device:
-    """A file in Larq's interpreter, one thread, for `compare`.
+    """A file in Larq's interpreter.
 
     Attributes:
+        target: what the format can do.
         input_type: NumPy's, of the images.
+        input_shape: `(height, width, channels)`.
     """
 
-    def __init__(self, file: bytes):
+    target = TARGET
+
+    def __init__(self, file: bytes, threads: int = 1):
         self.file = file
-        self._interpreter = _compat.lce_interpreter(file)
+        self._interpreter = _compat.lce_interpreter(file, threads)
+        self.input_shape = tuple(self._interpreter.input_shapes[0][1:])
         self.input_type = np.dtype(self._interpreter.input_types[0])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Outputs of images `[n, height, width, channels]`."""
         return self._interpreter.predict(images)
+
+    def operators(self) -> collections.Counter:
+        """How many of each kind the file has."""
+        return operators(self.file)
 
     def bits(self, plan: Plan, image: np.ndarray) -> dict[str, np.ndarray]:
         """From each 1-bit convolution to the signs `[1, height, width, channels]` that it gets.

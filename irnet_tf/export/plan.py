@@ -10,7 +10,7 @@ import dataclasses
 
 from irnet_tf import _compat
 from irnet_tf import layers as blocks
-from irnet_tf.export import pools
+from irnet_tf.export import norms
 import larq as lq
 import numpy as np
 import tensorflow as tf
@@ -28,6 +28,7 @@ class Target:
         layers: types of Keras layers that it converts rightly.
         symmetric_padding: whether it pads alike on both sides at stride 2.
         small_images: whether convolutions of fewer pixels than their kernels span are right.
+        activations: names of activation functions that it converts rightly; None: all.
         float_inputs: what becomes of `{}` convolutions with 1-bit weights and float inputs.
     """
 
@@ -36,6 +37,7 @@ class Target:
     symmetric_padding: bool
     small_images: bool
     float_inputs: str
+    activations: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass
@@ -102,7 +104,7 @@ def make_plan(model: tf.keras.Model, target: Target) -> Plan:
     if inputs_only:
         plan.notes.append(f"stay float, as their weights are: {', '.join(inputs_only)}")
     _drop_hardtanh(plan)
-    pools.move_behind_norms(plan)
+    norms.fold(plan)
     return plan
 
 
@@ -157,6 +159,30 @@ def _check_layer(layer, target):
         f"layer {layer.name!r} is a {type(layer).__name__}, which is not known to convert "
         "rightly; use layers as in irnet_tf.models, and do what it does outside the model",
     )
+    name = activation_name(layer)
+    require(
+        name is None or target.activations is None or name in target.activations,
+        f"layer {layer.name!r} has the activation {name!r}, which is not known to convert rightly; "
+        f"use one of {', '.join(target.activations or ())}",
+    )
+    axis = getattr(layer, "axis", None)
+    require(
+        getattr(layer, "data_format", "channels_last") == "channels_last"
+        and (not isinstance(layer, tf.keras.layers.BatchNormalization) or _last(axis, layer)),
+        f"layer {layer.name!r} does not have its channels last; build the network with "
+        "data_format='channels_last'",
+    )
+
+
+def activation_name(layer) -> str | None:
+    """The name of a layer's activation function; None if it has none."""
+    function = getattr(layer, "activation", None)
+    return function and getattr(function, "__name__", type(function).__name__)
+
+
+def _last(axis, layer):
+    [axis] = axis if isinstance(axis, (list, tuple)) else [axis]
+    return axis in (-1, len(layer.input_shape) - 1)
 
 
 def one_bit_part(layer, kernel, target) -> str | None:
@@ -177,9 +203,8 @@ def one_bit_part(layer, kernel, target) -> str | None:
         )
     if weights and inputs:
         require(
-            layer.groups == 1 and layer.data_format == "channels_last",
-            f"layer {layer.name!r} is a 1-bit convolution with groups={layer.groups} and "
-            f"data_format={layer.data_format!r}; use groups=1 and 'channels_last'",
+            layer.groups == 1,
+            f"layer {layer.name!r} is a 1-bit convolution with groups={layer.groups}; use groups=1",
         )
         if not target.small_images:
             check_span(layer, target)

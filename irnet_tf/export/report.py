@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-import platform
-import time
 
-from irnet_tf.export import lce
-from irnet_tf.export.compare import compare
+from irnet_tf._checks import check_choice
+from irnet_tf._files import write_atomically
+from irnet_tf.export import lce, openvino
+from irnet_tf.export.compare import compare, device_of
+from irnet_tf.export.inputs import normalisation
+from irnet_tf.export.latency import interleaved_ms, processor
+from irnet_tf.export.picture import draw
 from irnet_tf.export.plan import make_plan, require
-from irnet_tf.export.rewrite import float_twin, normalisation, rewritten, trace
+from irnet_tf.export.rewrite import float_twin, trace
 import numpy as np
 import tensorflow as tf
+
+FORMATS = {"lce": ".tflite", "openvino": ".xml"}
+"""Formats and the suffixes of their files."""
+
+_NAMES = {"lce": "Larq Compute Engine", "openvino": "OpenVINO"}
 
 
 def export(
@@ -21,6 +29,9 @@ def export(
     images,
     *,
     images_are: str,
+    labels=None,
+    format: str | None = None,
+    form: str = "auto",
     uint8_input: bool = False,
     mean=None,
     std=None,
@@ -30,9 +41,13 @@ def export(
 
     Args:
         model, uint8_input, mean, std: as of `to_lce`.
-        output: path of the file; its folder is made if need be.
+        output: path of the file, `.tflite` or `.xml` (with a `.bin` beside it); its folder is
+            made if need be.
         images: to compare on, as of `compare`.
         images_are: what they are, for the report.
+        labels: their classes, int `[n]`, if there are any.
+        format: `"lce"` or `"openvino"`; None: by the suffix of `output`.
+        form: as of `to_openvino`.
         paper_bytes: the file's size in the paper, if it has one.
 
     Returns:
@@ -41,52 +56,107 @@ def export(
         `compare`), `latency` (milliseconds an image, median, one thread, on this machine).
 
     Raises:
-        ValueError: as of `to_lce` and `compare`; or, once the reports are written, if the file and
-            the network are not equal. The file is not written then.
+        ValueError: before any work, if an argument does not fit; as of `to_lce`, `to_openvino` and
+            `compare`; or, once the reports are written, if the file and the network are not
+            equal. The file is not written then.
     """
-    output = Path(output)
-    plan = make_plan(model, lce.TARGET)
+    output = check_output(output, format)
+    format = next(name for name, suffix in FORMATS.items() if suffix == output.suffix)
     normalise = normalisation(model, uint8_input, mean, std)
-    file = lce.convert(plan, rewritten(model, plan), normalise)
-    given = {"mean": mean, "std": std} if uint8_input else {}
-    twin = _float_file(model)
+    given = {"mean": mean, "std": std}
+    if format == "lce":
+        file = lce.to_lce(model, uint8_input=uint8_input, **given)
+        sizes = {"file": len(file)}
+    else:
+        file = openvino.to_openvino(model, form=form, uint8_input=uint8_input, **given)
+        sizes = openvino.sizes(file)
+    device = device_of(file)
+    plan = make_plan(model, device.target)
+    twins = _float_twins(model, format)
     one = np.asarray(images)[:1]
     x = one * normalise[0] + normalise[1] if uint8_input else one
-    ours, theirs = lce.Device(file), tf.lite.Interpreter(model_content=twin, num_threads=1)
-    theirs.allocate_tensors()
-    theirs.set_tensor(theirs.get_input_details()[0]["index"], x)
+    runs = {"1-bit file": lambda: device.predict(one)}
+    runs |= {name: lambda run=run: run(x) for name, (run, _) in twins.items()}
     report = {
-        "network": model.name,
+        "network": plan.name,
+        "format": _NAMES[format],
         "rewrites": plan.notes,
-        "sizes": {"lce": len(file), "float": len(twin)},
+        "sizes": {**sizes, "float": twins["float twin, TensorFlow Lite"][1]},
         "operations": _operations(model, plan),
-        "operators": lce.operators(file),
-        "comparison": {"images_are": images_are, **compare(model, file, images, **given)},
-        "latency": {
-            "lce_ms": _median_ms(lambda: ours.predict(one)),
-            "float_ms": _median_ms(theirs.invoke),
-            "machine": f"{platform.machine()}, one thread",
+        "operators": dict(device.operators()),
+        "comparison": {
+            "images_are": images_are,
+            **compare(model, file, images, labels=labels, **given),
         },
+        "latency": {"ms": interleaved_ms(runs), "machine": f"{processor()}, one thread"},
     }
+    if format == "openvino":
+        report["form"] = openvino.form_of(file)
     if paper_bytes:
         report["sizes"]["paper"] = paper_bytes
     output.parent.mkdir(parents=True, exist_ok=True)
-    (output.parent / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (output.parent / "report.txt").write_text(report_text(report))
-    _plot(report, output.parent / "report.png")
+    write_atomically(output.parent / "report.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(output.parent / "report.txt", report_text(report))
+    draw(report, output.parent / "report.png")
     require(
         report["comparison"]["equal"],
-        f"{output} would not be equal to the network {model.name!r} and is not written; please "
+        f"{output} would not be equal to the network {plan.name!r} and is not written; please "
         f"report this with the network:\n{report_text(report)}",
     )
-    output.write_bytes(file)
+    if format == "lce":
+        write_atomically(output, file)
+    else:
+        openvino.save(file, output)
     return report
 
 
-def _float_file(model) -> bytes:
-    """The full-precision twin, with the same layers, as an ordinary TFLite file."""
-    module, function = trace(float_twin(model))
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+def check_output(output, format: str | None = None) -> Path:
+    """The path, if a file of the format can be called so.
+
+    Raises:
+        ValueError: if not; says how to call it.
+    """
+    path = Path(output)
+    if format is not None:
+        check_choice("format", format, FORMATS)
+    suffixes = list(FORMATS.values()) if format is None else [FORMATS[format]]
+    require(
+        str(output) and path.suffix in suffixes,
+        f"output must be a file that ends in {' or '.join(suffixes)}, got {str(output)!r}",
+    )
+    require(not path.is_dir(), f"output {str(output)!r} is a folder; name a file in it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    require(folder.is_dir(), f"output {str(output)!r}: {folder} is a file and not a folder")
+    return path
+
+
+def _float_twins(model, format):
+    """From a name to (function that runs the full-precision twin, bytes of its file)."""
+    twin = float_twin(model)
+    module, function = trace(twin)
+    file = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    twins = {"float twin, TensorFlow Lite": (_tflite(file), len(file))}
+    if format == "openvino":
+        made = openvino.to_openvino(twin)
+        device = openvino.Device(made)
+        twins["float twin, OpenVINO"] = (device.predict, openvino.sizes(made)["file"])
+    return twins
+
+
+def _tflite(file):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it moves to a package of its own
+        interpreter = tf.lite.Interpreter(model_content=file, num_threads=1)
+    interpreter.allocate_tensors()
+    index = interpreter.get_input_details()[0]["index"]
+
+    def run(image):
+        interpreter.set_tensor(index, image)
+        interpreter.invoke()
+
+    return run
 
 
 def _operations(model, plan):
@@ -99,78 +169,68 @@ def _operations(model, plan):
     return counts
 
 
-def _median_ms(call, seconds=1.0, least=5) -> float:
-    call()
-    times = []
-    while sum(times) < seconds or len(times) < least:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
-
-
 def report_text(report: dict) -> str:
     """The report for people; `report` is what `export` returned."""
     sizes, operations, latency = (report[k] for k in ("sizes", "operations", "latency"))
-    seen = report["comparison"]
-    lines = [f"Larq Compute Engine model of {report['network']}", ""]
+    form = f", {report['form']} form" if "form" in report else ""
+    lines = [f"{report['format']} model of {report['network']}{form}", ""]
     lines += [f"rewritten: {note}" for note in report["rewrites"]] or ["rewritten: nothing"]
-    smaller = sizes["float"] / sizes["lce"]
+    size = f"size       {size_text(sizes['file'])}"
+    if "weights" in sizes:
+        size += f" ({size_text(sizes['weights'])} of them weights)"
+    size += f"; float {size_text(sizes['float'])}, {sizes['float'] / sizes['file']:.1f} times"
+    if "paper" in sizes:
+        size += f"; in the paper {size_text(sizes['paper'])}"
     lines += [
         "",
-        f"size       {_size(sizes['lce'])}; float {_size(sizes['float'])}, {smaller:.1f} times",
-    ]
-    if "paper" in sizes:
-        lines[-1] += f"; in the paper {_size(sizes['paper'])}"
-    lines += [
+        size,
         f"operations {operations['one_bit']:,} 1-bit, {operations['float']:,} float "
         "(a multiplication and an addition count as one)",
         "operators  " + ", ".join(f"{n} {kind}" for kind, n in report["operators"].items()),
         "",
+        *_comparison_lines(report["comparison"]),
+        "",
+        f"latency    an image, on {latency['machine']}; medians of runs taken in turn:",
+        *(f"  {ms:8.3f} ms {name}" for name, ms in latency["ms"].items()),
+    ]
+    if caveat(report):
+        lines.append(f"           {caveat(report)}")
+    return "\n".join(lines) + "\n"
+
+
+def caveat(report) -> str | None:
+    """What a latency measured here does not say."""
+    if report["format"] != _NAMES["lce"] or "x86" not in report["latency"]["machine"]:
+        return None
+    return (
+        "Larq's kernels are made for 64-bit ARM; on x86 portable code runs, and what is measured "
+        "says nothing of a device. For x86 export to OpenVINO (.xml)."
+    )
+
+
+def _comparison_lines(seen):
+    lines = [
         f"compared with TensorFlow on {seen['images']} images ({seen['images_are']}):",
-        f"  largest difference of logits {seen['largest_difference']:.1e}, "
+        f"  largest difference of outputs {seen['largest_difference']:.1e}, "
         f"same top-1 on {seen['agreement']:.2%}",
     ]
+    if "accuracy" in seen:
+        accuracy = seen["accuracy"]
+        lines.append(
+            f"  accuracy {accuracy['file']:.2%} of the file, {accuracy['network']:.2%} of the "
+            "network"
+        )
     if seen["traced_images"]:
         lines.append(
             f"  images that differ by more: {seen['traced_images']}. Run alone, "
             f"{seen['flipped_bits']} of their bits differ, behind activations of at most "
             f"{seen['largest_flipped']:.1e} of their layer's largest, by rounding (which in "
-            "TensorFlow depends on the batch); given the file's bits, logits differ by "
+            "TensorFlow depends on the batch); given the file's bits, outputs differ by "
             f"{seen['largest_difference_given_bits']:.1e} at most"
         )
-    lines += [
-        "  equal" if seen["equal"] else "  NOT EQUAL",
-        "",
-        f"latency    {latency['lce_ms']:.2f} ms in Larq's interpreter, float "
-        f"{latency['float_ms']:.2f} ms in TensorFlow Lite's ({latency['machine']}, median)",
-        "           Larq's kernels are tuned for 64-bit ARM and not for x86, where portable code "
-        "runs: what is measured on x86 says nothing of a device.",
-    ]
-    return "\n".join(lines) + "\n"
+    return [*lines, "  equal" if seen["equal"] else "  NOT EQUAL"]
 
 
-def _size(count) -> str:
+def size_text(count) -> str:
+    """Bytes for people."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
-
-
-def _plot(report, path):
-    from matplotlib.figure import Figure
-
-    figure = Figure((9, 3), layout="constrained")
-    sizes = {name: value / 1e6 for name, value in report["sizes"].items()}
-    operations = {k: v / 1e6 for k, v in report["operations"].items()}
-    latency = {k.removesuffix("_ms"): v for k, v in report["latency"].items() if k.endswith("_ms")}
-    panels = (
-        ("size, MB", sizes),
-        ("operations, millions", operations),
-        ("ms an image, here", latency),
-    )
-    for axes, (title, values) in zip(figure.subplots(1, 3), panels):
-        names = [name.replace("one_bit", "1-bit").replace("lce", "1-bit file") for name in values]
-        axes.bar_label(axes.bar(names, values.values()), fmt="{:,.4g}")
-        axes.margins(y=0.15)
-        axes.set_title(title)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(report["network"])
-    figure.savefig(path, dpi=120)

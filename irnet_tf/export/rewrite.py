@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from irnet_tf._compat import without_starvation_warning
-from irnet_tf.export.plan import CONVOLUTIONS, Plan, require
-import numpy as np
+from irnet_tf.export.plan import CONVOLUTIONS, Plan
 import tensorflow as tf
 
 
@@ -41,8 +40,8 @@ def rewritten(model: tf.keras.Model, plan: Plan) -> tf.keras.Model:
         if layer in plan.moved:
             layer = plan.moved[layer]
             config = {**layer.get_config(), "dtype": "float32"}
-            if type(layer) is tf.keras.layers.BatchNormalization:
-                config.update(scale=True, center=True)
+        if type(layer) is tf.keras.layers.BatchNormalization and len(plan.weights[layer.name]) == 4:
+            config.update(scale=True, center=True)
         if layer in plan.parts:
             sign = "ste_sign" if plan.parts[layer] in ("both", "inputs") else None
             config.update(kernel_quantizer=None, input_quantizer=sign)
@@ -62,32 +61,8 @@ def float_twin(model: tf.keras.Model) -> tf.keras.Model:
     return copy(model, make, batch_size=1)
 
 
-def normalisation(model, uint8_input, mean, std):
-    """None, or (scale, offset) with `x * scale + offset = (x / 255 - mean) / std`."""
-    if not uint8_input:
-        require(mean is None and std is None, "mean and std are for uint8_input=True; set it")
-        return None
-    require(
-        mean is not None and std is not None,
-        "uint8_input=True needs the mean and std that the network was trained with, of images "
-        "between 0 and 1, such as irnet_tf.preprocessing.CIFAR10.mean",
-    )
-    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-    channels = model.input_shape[-1]
-    for name, value in (("mean", mean), ("std", std)):
-        require(
-            value.shape in ((), (1,), (channels,)) and np.isfinite(value).all(),
-            f"{name} must be one number or {channels}, one a channel, got {value}",
-        )
-    require((std > 0).all(), f"std must be above 0, got {std}")
-    return [
-        np.broadcast_to(value, channels).astype(np.float32)
-        for value in (1 / (255 * std), -mean / std)
-    ]
-
-
 def trace(model, normalise=None):
-    """(holder of the variables, concrete function) of batch 1; `normalise` as `normalisation`'s."""
+    """(holder of the variables, concrete function) of batch 1; `normalise` as of `inputs`."""
 
     def call(images):
         x = images

@@ -1,4 +1,4 @@
-"""Max poolings that stand between a 1-bit convolution and its batch norm change places with it."""
+"""Batch norms behind 1-bit convolutions: thresholds in front of signs, and in front of poolings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 
-def move_behind_norms(plan) -> None:
-    """Let norms follow their convolutions at once, so that the two can be fused.
+def fold(plan) -> None:
+    """Bring norms into the form that a target fuses with the 1-bit convolution in front of them.
 
-    Pooling commutes with what rises. Channels that fall are negated: `a * max(x) + b` is
+    Where only a sign reads a norm, it becomes a threshold, half-way between two of the integers
+    that the convolution can give. A max pooling between the two changes places with the norm:
+    pooling commutes with what rises. Channels that fall are negated: `a * max(x) + b` is
     `-max(-(a * x + b))`. The next convolution or dense layer, to which only Hardtanh or a sign
     lead, takes the sign into its weights.
 
@@ -22,17 +24,23 @@ def move_behind_norms(plan) -> None:
         others = plan.readers.get(layer, [])
         return others[0] if len(others) == 1 and isinstance(others[0], kind) else None
 
+    thresholds = []
     for conv in (layer for layer, part in plan.parts.items() if part == "both"):
         pool = next_of(conv, tf.keras.layers.MaxPooling2D)
-        norm = next_of(pool, tf.keras.layers.BatchNormalization)
+        norm = next_of(pool or conv, tf.keras.layers.BatchNormalization)
         if not norm or conv.use_bias or conv.activation is not tf.keras.activations.linear:
             continue
         reader = next_of(norm)
         reader = next_of(reader) if type(reader) is blocks.HardTanh else reader
         if plan.parts.get(reader) == "both":
             weights, negative = _thresholds(norm, plan.kernel(conv.name))
+            if negative.any() and reader.padding == "same" and reader.pad_values:
+                continue  # the border would have the other sign
             plan.negated[reader.name] = negative
             plan.kernel(reader.name)[:, :, negative] *= -1
+            thresholds.append(norm.name)
+        elif not pool:
+            continue
         else:
             weights, negative = _rising(norm)
             flat = reader if isinstance(reader, tf.keras.layers.Flatten) else None
@@ -47,9 +55,15 @@ def move_behind_norms(plan) -> None:
                 rows = plan.kernel(reader.name).reshape(-1, len(negative), reader.units)
                 rows[:, negative] *= -1
         plan.weights[norm.name] = weights
-        plan.moved[pool], plan.moved[norm] = norm, pool
-        until = f", {negative.sum()} channels negated until {reader.name}" if negative.any() else ""
-        plan.notes.append(f"moved {norm.name} in front of {pool.name}{until}")
+        if pool:
+            plan.moved[pool], plan.moved[norm] = norm, pool
+            until = negative.any() and f", {negative.sum()} channels negated until {reader.name}"
+            plan.notes.append(f"moved {norm.name} in front of {pool.name}{until or ''}")
+    if thresholds:
+        plan.notes.append(
+            f"made thresholds of {len(thresholds)} batch norms that only signs read: "
+            f"{', '.join(thresholds)}"
+        )
 
 
 def _thresholds(norm, kernel):

@@ -1,0 +1,179 @@
+"""How long an image takes: 1-bit networks and their float and int8 twins, on this machine.
+
+    python benchmarks/latency.py --data_dir=D
+    python benchmarks/latency.py --networks=imagenet/resnet18_bireal_1w1a --batches=1 --threads=1
+
+All runs of a table are taken in turn in one process. What counts is the processor's time of the
+process, divided by the threads and images, which other work on the machine disturbs least; the
+clock's time stands beside it. The int8 twins are quantised by the frameworks' own tools (TensorFlow
+Lite's converter; NNCF for OpenVINO: `pip install nncf`) on test images of CIFAR-10, resized to
+what the network takes; without `--data_dir` on noise. OpenVINO is measured once more held to
+AVX2, in a process of its own (`ONEDNN_MAX_CPU_ISA`, which 1-bit convolutions do not heed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("NNCF_TELEMETRY", "0")
+
+from irnet_tf import data, export  # noqa: E402
+from irnet_tf.description import describe  # noqa: E402
+from irnet_tf.export import lce, openvino  # noqa: E402
+from irnet_tf.export.latency import processor  # noqa: E402
+from irnet_tf.export.rewrite import float_twin, trace  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+import zoo  # noqa: E402
+
+NETWORKS = "cifar10/resnet20_bireal_1w1a,imagenet/resnet18_bireal_1w1a"
+
+
+def main():
+    options = parser().parse_args()
+    print(f"{processor()}; {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores")
+    for name in options.networks.split(","):
+        model = zoo.load(name, "pretrained" if zoo.info(name).weights else None)
+        images, images_are = calibration_images(model, options.data_dir)
+        twins = {} if options.only_openvino else tflite_twins(model, images)
+        files = openvino_models(model, images)
+        for batch in map(int, options.batches.split(",")):
+            for threads in map(int, options.threads.split(",")):
+                runs = openvino_runs(files, images, batch, threads)
+                if not options.only_openvino:
+                    runs |= tflite_runs(model, twins, images, batch, threads)
+                print(f"\n{name}, batch {batch}, threads {threads}, int8 from {images_are}")
+                print_table(measure(runs, options.seconds), batch, threads)
+    if not options.only_openvino and "avx512f" in processor():
+        print("\nOpenVINO held to AVX2:", flush=True)
+        subprocess.run(
+            [sys.executable, *sys.argv, "--only_openvino"],
+            env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+            check=True,
+        )
+
+
+def parser():
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("--networks", default=NETWORKS, help="names of the zoo, with commas")
+    made.add_argument("--batches", default="1,32")
+    made.add_argument("--threads", default=f"1,{len(os.sched_getaffinity(0))}")
+    made.add_argument("--seconds", type=float, default=1.0, help="for each run of a table")
+    made.add_argument("--data_dir", help="of CIFAR-10, as of train.py")
+    made.add_argument("--only_openvino", action="store_true")
+    return made
+
+
+def calibration_images(model, data_dir, count=64):
+    """(normalised images, what they are)."""
+    preprocessing = describe(model).preprocessing
+    if data_dir is None:
+        shape = (count, *model.input_shape[1:])
+        return np.random.default_rng(0).standard_normal(shape).astype(np.float32), "noise"
+    source = data.load("cifar10", data_dir)
+    batches = data.evaluation_batches(source.test, batch_size=count, preprocessing=preprocessing)
+    return next(iter(batches))[0].numpy(), f"{count} test images of {source.name}"
+
+
+def openvino_models(model, images):
+    """From a name to an OpenVINO model of batch 1."""
+    twin = openvino.to_openvino(float_twin(model))
+    models = {
+        "OpenVINO 1-bit, binary": openvino.to_openvino(model, form="binary"),
+        "OpenVINO 1-bit, int8": openvino.to_openvino(model, form="int8"),
+        "OpenVINO float twin": twin,
+    }
+    try:
+        import nncf
+    except ImportError:
+        print("no NNCF, so no int8 twin of OpenVINO: pip install nncf")
+        return models
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = nncf.Dataset([image[None] for image in images])
+        models["OpenVINO int8 twin"] = nncf.quantize(twin, dataset, subset_size=len(images))
+    return models
+
+
+def openvino_runs(models, images, batch, threads):
+    def run(model):
+        model = model.clone()
+        shape = model.input(0).get_partial_shape()
+        shape[0] = batch
+        model.reshape(shape)
+        request = openvino.compiled_model(model, threads).create_infer_request()
+        inputs = np.resize(images, (batch, *images.shape[1:]))
+        return lambda: request.infer([inputs])
+
+    return {name: run(model) for name, model in models.items()}
+
+
+def tflite_twins(model, images):
+    """From a name to the bytes of a TFLite file."""
+    module, function = trace(float_twin(model))
+
+    def converter():
+        return tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+
+    quantising = converter()
+    quantising.optimizations = [tf.lite.Optimize.DEFAULT]
+    quantising.representative_dataset = lambda: ([image[None]] for image in images)
+    return {
+        "TensorFlow Lite float twin": converter().convert(),
+        "TensorFlow Lite int8 twin": quantising.convert(),
+    }
+
+
+def tflite_runs(model, twins, images, batch, threads):
+    inputs = np.resize(images, (batch, *images.shape[1:]))
+
+    def run(file):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interpreter = tf.lite.Interpreter(model_content=file, num_threads=threads)
+        index = interpreter.get_input_details()[0]["index"]
+        interpreter.resize_tensor_input(index, inputs.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(index, inputs)
+        return interpreter.invoke
+
+    runs = {name: run(file) for name, file in twins.items()}
+    if batch == 1:  # larger ones it takes image by image
+        device = lce.Device(export.to_lce(model), threads)
+        runs["Larq Compute Engine"] = lambda: device.predict(inputs)
+    return runs
+
+
+def measure(runs, seconds, least=7):
+    """From a name to `[n, 2]` seconds: the processor's and the clock's."""
+    times = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    until = time.perf_counter() + seconds * len(runs)
+    while time.perf_counter() < until or len(next(iter(times.values()))) < least:
+        for name, run in runs.items():
+            begin = time.process_time(), time.perf_counter()
+            run()
+            end = time.process_time(), time.perf_counter()
+            times[name].append(np.subtract(end, begin))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def print_table(times, batch, threads):
+    row = "  {:28} {:>11} {:>11} {:>11} {:>11} {:>6}".format
+    print(row("ms an image", "cpu min", "cpu median", "clock min", "clock med.", "runs"))
+    for name, values in times.items():
+        values = 1e3 * values / batch / np.array([threads, 1])
+        low, middle = values.min(0), np.median(values, 0)
+        cells = (f"{ms:.3f}" for ms in (low[0], middle[0], low[1], middle[1]))
+        print(row(name, *cells, len(values)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The export command: files, reports, and what it refuses."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+from irnet_tf import export
+from irnet_tf.description import attach, describe
+from irnet_tf.models import cifar_resnet
+from irnet_tf.preprocessing import DIGITS
+from irnet_tf.weights import save_weights
+import numpy as np
+import pytest
+from zoo import export as command
+
+from tests.conftest import ROOT, randomise_batch_norm
+
+NAME = "digits/resnet20_bireal_1w1a"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of a network of the zoo with five classes."""
+    model = randomise_batch_norm(cifar_resnet(20, num_classes=5))
+    known = {"network": NAME, "preprocessing": DIGITS, "classes": tuple("abcde")}
+    attach(model, dataclasses.replace(describe(model), **known))
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    save_weights(model, path)
+    return path
+
+
+def reports(output):
+    assert (output.parent / "report.png").read_bytes().startswith(b"\x89PNG")
+    text = (output.parent / "report.txt").read_text()
+    return json.loads((output.parent / "report.json").read_text()), text
+
+
+def test_for_larq_compute_engine(weights, tmp_path, capsys):
+    pytest.importorskip("larq_compute_engine")
+    output = tmp_path / "device" / "net.tflite"
+    command.main([str(weights), f"--output={output}", "--uint8_input", "--images=20"])
+    report, text = reports(output)
+    assert text in capsys.readouterr().out
+    assert "64-bit ARM" in text and "digits" in text
+    file = output.read_bytes()
+    assert report["sizes"]["file"] == len(file) <= 70_000
+    assert 1_050_000 < report["sizes"]["float"] < 1_150_000
+    assert report["operators"] == export.operators(file)
+    assert report["operators"]["LceBconv2d"] == 18
+    # By hand: the stem is 3 * 16 * 9 * 32 * 32, the classifier 64 * 5; of 1-bit convolutions
+    # those at a stage's beginning have half the input channels.
+    positions, stage = 32 * 32, 9 * 16 * 16 * 32 * 32
+    assert report["operations"] == {
+        "float": 3 * 16 * 9 * positions + 64 * 5,
+        "one_bit": 6 * stage + 2 * (stage // 2 + 5 * stage),
+    }
+    assert report["comparison"]["images"] == 20 and report["comparison"]["equal"]
+    assert len(report["latency"]["ms"]) == 2 and min(report["latency"]["ms"].values()) > 0
+
+
+def test_for_openvino_with_accuracy(tmp_path, capsys):
+    pytest.importorskip("openvino")
+    output = tmp_path / "net.xml"
+    command.main([NAME, f"--output={output}", "--form=binary", "--images=40"])
+    report, text = reports(output)
+    assert text in capsys.readouterr().out and "ARM" not in text
+    assert report["form"] == "binary" and report["operators"]["BinaryConvolution"] == 18
+    written = sum(output.with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin"))
+    assert report["sizes"]["file"] == pytest.approx(written, rel=0.01)
+    assert report["comparison"]["equal"]
+    assert report["comparison"]["accuracy"]["file"] >= 0.95
+    assert set(report["latency"]["ms"]) == {
+        "1-bit file", "float twin, TensorFlow Lite", "float twin, OpenVINO"
+    }  # fmt: skip
+
+
+BAD = [
+    ([], "--output"),
+    (["digits/resnet21", "--output=net.xml"], "digits/resnet20_bireal_1w1a"),
+    ([NAME, "--output=net.onnx"], "output must be a file that ends in .tflite or .xml"),
+    ([NAME, "--output="], "output must be a file that ends in .tflite or .xml, got ''"),
+    ([NAME, "--output=net.xml", "--format=lce"], "ends in .tflite, got 'net.xml'"),
+    ([NAME, "--output=setup.py/net.xml"], "setup.py is a file and not a folder"),
+    ([NAME, "--output=net.xml", "--mean=nan"], "--mean: must be finite numbers, got nan"),
+    ([NAME, "--output=net.xml", "--std=0"], "--std: must be above 0, got 0"),
+    ([NAME, "--output=net.xml", "--images=0"], "--images: must be a whole number above 0, got 0"),
+    ([NAME, "--output=net.xml", "--num_classes=x"], "--num_classes: invalid"),
+    ([NAME, "--output=net.xml", "--input_shape=32,32"], "must be height,width,channels"),
+    ([NAME, "--output=net.xml", "--form=fast"], "invalid choice: 'fast'"),
+    ([NAME, "--output=net.xml", "--weights="], "weights must be a file"),
+    ([NAME, "--output=net.xml", "--num_classes=11"], "num_classes=10, got num_classes=11"),
+    ([NAME, "--output=net.xml", "--uint8_input", "--mean=0.5", "--std=1"], "leave mean and std"),
+    ([NAME, "--output=net.xml", "--mean=0.5"], "mean and std are for uint8_input"),
+    ([NAME, "--output=net.xml", "--unknown=1"], "unrecognized arguments: --unknown=1"),
+    ([NAME, "--output=net.xml", "--data_dir=setup.py"], "setup.py"),
+]
+
+
+@pytest.mark.parametrize("flags, message", BAD, ids=lambda value: str(value)[:60])
+def test_what_is_wrong_is_told_in_one_line(flags, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "export", _only_checks)
+    with pytest.raises(SystemExit) as told:
+        command.main(flags)
+    line = str(told.value)
+    assert line.startswith("zoo export: ") and message in line and "\n" not in line
+    assert not (ROOT / "net.xml").exists()
+
+
+def _only_checks(model, output, images, *, uint8_input, mean, std, **_):
+    """What `export` does first."""
+    from irnet_tf.export.inputs import normalisation
+
+    normalisation(model, uint8_input, mean, std)
+    raise AssertionError("work has begun")
+
+
+def test_the_old_command_points_to_the_new_one():
+    process = subprocess.run(
+        [sys.executable, "-m", "irnet_tf.export", "--model=x"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "python -m zoo export NAME_OR_FILE" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    from irnet_tf.export import report
+
+    monkeypatch.setattr(report, "compare", lambda *_, **__: {**SEEN, "equal": False})
+    model = cifar_resnet(20, input_shape=(16, 16, 3))
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    with pytest.raises(ValueError, match="would not be equal"):
+        export.export(model, tmp_path / "net.xml", images, images_are="zeros", form="int8")
+    assert not list(tmp_path.glob("net.*")) and (tmp_path / "report.txt").exists()
+
+
+SEEN = {
+    "images": 1,
+    "largest_difference": 1.0,
+    "agreement": 0.0,
+    "traced_images": 1,
+    "flipped_bits": 0,
+    "largest_flipped": 0.0,
+    "largest_difference_given_bits": 1.0,
+}
