@@ -47,3 +47,13 @@ def processor() -> str:
     parts = [platform.machine(), name[1] if name else platform.processor()]
     parts.append(" ".join(flag for flag in _INSTRUCTIONS if flag in flags))
     return ", ".join(part for part in parts if part)
+
+
+def caveat(report) -> str | None:
+    """What a latency measured here does not say."""
+    if report["format"] != "Larq Compute Engine" or "x86" not in report["latency"]["machine"]:
+        return None
+    return (
+        "Larq's kernels are made for 64-bit ARM; on x86 portable code runs, and what is measured "
+        "says nothing of a device. For x86 export to OpenVINO (.xml)."
+    )

@@ -14,10 +14,9 @@ import tempfile
 import time
 
 from irnet_tf._checks import check_choice
-from irnet_tf._compat import nodes_in_order
 from irnet_tf._files import write_atomically
 from irnet_tf.export.inputs import describe_file, normalisation
-from irnet_tf.export.plan import Plan, Target, activation_name, make_plan, require
+from irnet_tf.export.plan import Plan, Target, make_plan, require
 import numpy as np
 import tensorflow as tf
 
@@ -74,16 +73,16 @@ def to_openvino(
     problem = _no_binary(plan, batch_size)
     require(form != "binary" or not problem, f'{problem}; use form="int8"')
     facts = describe_file(model, uint8_input, mean, std)
+    from irnet_tf.export.openvino_graph import build
+
     if not plan.binary:
-        return _build(model, plan, "float", batch_size, normalise, facts)
+        return build(model, plan, "float", batch_size, normalise, facts)
     if form == "auto" and not problem:
-        forms = {
-            f: _build(model, plan, f, batch_size, normalise, facts) for f in ("binary", "int8")
-        }
+        forms = {f: build(model, plan, f, batch_size, normalise, facts) for f in ("binary", "int8")}
         times = _milliseconds(forms)
         return forms[min(times, key=times.get)]
     form = "int8" if form == "auto" else form
-    return _build(model, plan, form, batch_size, normalise, facts)
+    return build(model, plan, form, batch_size, normalise, facts)
 
 
 def save(model, path) -> None:
@@ -176,70 +175,6 @@ def _settled(layer, parents) -> bool:
         return True
     reordered = (kinds.InputLayer, kinds.Dense, kinds.Reshape, kinds.Flatten, kinds.Softmax)
     return not isinstance(layer, reordered) and all(_settled(p, parents) for p in parents[layer])
-
-
-def _build(model, plan, form, batch_size, normalise, facts):
-    from irnet_tf.export.openvino_convolutions import channels_first, channels_last, rank
-    from openvino import opset13 as op
-
-    ov = runtime()
-    kind = np.float32 if normalise is None else np.uint8
-    shape = [-1 if batch_size is None else batch_size, *model.input_shape[1:]]
-    images = op.parameter(ov.PartialShape(shape), kind, name="images")
-    images.output(0).set_names({"images"})
-    last = _emit_layers(model, plan, form, channels_first(_normalised(images, normalise)))
-    last = channels_last(last) if rank(last) == 4 else last
-    last.output(0).set_names({facts["output"]})
-    made = ov.Model([op.result(last)], [images], plan.name)
-    made.set_rt_info(json.dumps({**facts, "form": form}), ["irnet_tf"])
-    return made
-
-
-def _normalised(images, normalise):
-    from irnet_tf.export.openvino_convolutions import constant
-    from openvino import opset13 as op
-
-    if normalise is None:
-        return images
-    scale, offset = (constant(value) for value in normalise)
-    return op.add(op.multiply(op.convert(images, np.float32), scale), offset)
-
-
-def _emit_layers(model, plan, form, images):
-    """The node of the network's last layer."""
-    from irnet_tf.export import openvino_layers as layers
-    from irnet_tf.export.openvino_convolutions import one_bit_convolution, scaled
-
-    nodes, unscaled = {}, {}
-    for node in nodes_in_order(model):
-        position, layer = node.layer, plan.moved.get(node.layer, node.layer)
-        parents = [parent.layer for parent in node.parent_nodes]
-        if not parents:
-            nodes[position] = images
-        elif layer in plan.dropped:
-            nodes[position] = nodes[parents[0]]
-        elif plan.parts.get(layer) == "both":
-            y, scale, offset = one_bit_convolution(
-                layer, plan.weights[layer.name], nodes[parents[0]], form
-            )
-            readers = [plan.moved.get(reader, reader) for reader in plan.readers[position]]
-            if activation_name(layer) == "linear" and _only_norm(readers):
-                unscaled[position] = y, scale, offset
-            else:
-                nodes[position] = layers.activate(layer, scaled(y, scale, offset))
-        elif parents[0] in unscaled:
-            y, scale, offset = unscaled[parents[0]]
-            factor, shift = layers.batch_norm_factors(layer, plan.weights[layer.name])
-            nodes[position] = scaled(y, scale * factor, offset * factor + shift)
-        else:
-            inputs = [nodes[parent] for parent in parents]
-            part = plan.parts.get(layer)
-            nodes[position] = layers.emit(layer, plan.weights[layer.name], inputs, part)
-    return nodes[model.outputs[0].node.layer]
-
-
-def _only_norm(readers):
-    return len(readers) == 1 and type(readers[0]) is tf.keras.layers.BatchNormalization
 
 
 def _milliseconds(forms, seconds=0.5) -> dict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from irnet_tf.export.latency import caveat
+
 
 def draw(report: dict, path) -> None:
     """Draw size, operations and latency, each of the file beside its full-precision twin.
@@ -12,7 +14,6 @@ def draw(report: dict, path) -> None:
         report: what `export` returned.
         path: of the PNG.
     """
-    from irnet_tf.export.report import caveat
     from matplotlib.figure import Figure
 
     sizes, operations, latency = (report[k] for k in ("sizes", "operations", "latency"))

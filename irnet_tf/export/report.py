@@ -10,7 +10,7 @@ from irnet_tf._files import write_atomically
 from irnet_tf.export import lce, openvino
 from irnet_tf.export.compare import compare, device_of
 from irnet_tf.export.inputs import normalisation
-from irnet_tf.export.latency import interleaved_ms, processor
+from irnet_tf.export.latency import caveat, interleaved_ms, processor
 from irnet_tf.export.picture import draw
 from irnet_tf.export.plan import make_plan, require
 from irnet_tf.export.rewrite import float_twin, trace
@@ -196,16 +196,6 @@ def report_text(report: dict) -> str:
     if caveat(report):
         lines.append(f"           {caveat(report)}")
     return "\n".join(lines) + "\n"
-
-
-def caveat(report) -> str | None:
-    """What a latency measured here does not say."""
-    if report["format"] != _NAMES["lce"] or "x86" not in report["latency"]["machine"]:
-        return None
-    return (
-        "Larq's kernels are made for 64-bit ARM; on x86 portable code runs, and what is measured "
-        "says nothing of a device. For x86 export to OpenVINO (.xml)."
-    )
 
 
 def _comparison_lines(seen):
