@@ -3,9 +3,10 @@
     python benchmarks/latency.py --data_dir=D
     python benchmarks/latency.py --networks=imagenet/resnet18_bireal_1w1a --batches=1 --threads=1
 
-All runs of a table are taken in turn in one process, five of each in a row. What counts is the processor's time of the
-process, divided by the threads and images, which other work on the machine disturbs least; the
-clock's time stands beside it. The int8 twins are quantised by the frameworks' own tools (TensorFlow
+All runs of a table are taken in turn in one process, five of each in a row. What counts is the
+processor's time of the process, divided by the threads and images, which other work on the
+machine disturbs least; the clock's time stands beside it. The int8 twins are quantised by the
+frameworks' own tools (TensorFlow
 Lite's converter; NNCF for OpenVINO: `pip install nncf`) on test images of CIFAR-10, resized to
 what the network takes; without `--data_dir` on noise. OpenVINO is measured once more held to
 AVX2, in a process of its own (`ONEDNN_MAX_CPU_ISA`, which 1-bit convolutions do not heed).
