@@ -47,7 +47,7 @@ class HardTanh(tf.keras.layers.Layer):
 
 @register_keras_custom_object
 class SymmetricConv2D(lq.layers.QuantConv2D):
-    """A quantized convolution padded as in PyTorch: `(kernel_size - 1) // 2` zeros each side.
+    """A convolution padded as in PyTorch: `dilation * (kernel_size - 1) / 2` zeros each side.
 
     With stride 1 this is TensorFlow's `"same"`; with a larger stride `"same"` pads the far
     side more and samples other pixels. The zeros are added behind the input quantizer.
@@ -65,8 +65,9 @@ class SymmetricConv2D(lq.layers.QuantConv2D):
             raise ValueError(f"symmetric padding needs odd kernel sizes, got {self.kernel_size}")
 
     def convolution_op(self, inputs, kernel):
-        each = [[size // 2, size // 2] for size in self.kernel_size]
-        return tf.nn.conv2d(inputs, kernel, self.strides, [[0, 0], *each, [0, 0]])
+        each = [[size // 2 * d] * 2 for size, d in zip(self.kernel_size, self.dilation_rate)]
+        padding = [[0, 0], *each, [0, 0]]
+        return tf.nn.conv2d(inputs, kernel, self.strides, padding, dilations=self.dilation_rate)
 
 
 @register_keras_custom_object
