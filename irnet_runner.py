@@ -144,6 +144,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _load_openvino(path, threads, batch_size):
+    sys.modules.setdefault("openvino_telemetry", None)  # as if not installed: nothing is sent
     try:
         import openvino
     except ImportError as error:

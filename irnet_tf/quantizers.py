@@ -97,9 +97,14 @@ def libra_pb(w, t=1.0, channel_axes: int = 1) -> tf.Tensor:
     axes = list(range(rank - channel_axes))
     n = math.prod(w.shape[: rank - channel_axes])
     w_std = _balance_and_standardise(_at_least_float32(w), axes, n)
-    magnitude = tf.reduce_mean(tf.abs(w_std), axes, keepdims=True)
+    return tf.cast(sign_times_scale(w_std, t, axes), w.dtype)
+
+
+def sign_times_scale(w: tf.Tensor, t, axes) -> tf.Tensor:
+    """Equations 8 and 9: the sign of `w` times 2**s, s of the mean magnitude over `axes`."""
+    magnitude = tf.reduce_mean(tf.abs(w), axes, keepdims=True)
     scale = _nearest_power_of_two(tf.where(magnitude > 0, magnitude, tf.ones_like(magnitude)))
-    return tf.cast(ede_sign(w_std, t) * scale, w.dtype)
+    return ede_sign(w, t) * scale
 
 
 def _balance_and_standardise(w: tf.Tensor, axes, n: int) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irnet_tf.quantizers import _at_least_float32, _EDEQuantizer, _nearest_power_of_two, ede_sign
+from irnet_tf.quantizers import _at_least_float32, _EDEQuantizer, sign_times_scale
 from larq.utils import register_alias, register_keras_custom_object
 import tensorflow as tf
 
@@ -27,9 +27,7 @@ def balanced_sign(w, t=1.0) -> tf.Tensor:
     axes = list(range(w.shape.rank - 1))
     z = _at_least_float32(w)
     w_hat = z - tf.reduce_mean(z, axes, keepdims=True)
-    magnitude = tf.reduce_mean(tf.abs(w_hat), axes, keepdims=True)
-    scale = _nearest_power_of_two(tf.where(magnitude > 0, magnitude, tf.ones_like(magnitude)))
-    return tf.cast(ede_sign(w_hat, t) * scale, w.dtype)
+    return tf.cast(sign_times_scale(w_hat, t, axes), w.dtype)
 
 
 @register_alias("balanced_sign")

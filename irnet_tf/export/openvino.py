@@ -10,6 +10,7 @@ import collections
 import json
 from pathlib import Path
 import re
+import sys
 import tempfile
 import time
 
@@ -19,6 +20,9 @@ from irnet_tf.export.inputs import describe_file, normalisation
 from irnet_tf.export.plan import Plan, Target, make_plan, require
 import numpy as np
 import tensorflow as tf
+
+# OpenVINO takes a stub for its telemetry where that is not installed. Before it is imported.
+sys.modules.setdefault("openvino_telemetry", None)
 
 FORMS = ("binary", "int8", "auto")
 
