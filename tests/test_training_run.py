@@ -256,6 +256,23 @@ def test_a_run_stopped_in_an_epoch_ends_as_if_it_had_not_been(tmp_path, undistur
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
+def test_a_bfloat16_run_killed_in_an_epoch_ends_as_if_it_had_not_been(tmp_path):
+    """Its compiled parts are deterministic, too."""
+    changes = ("epochs=2", "images=240", 'mixed_precision="mixed_bfloat16"')
+    killed = start_tiny(tmp_path / "killed", *changes)
+    wait_for(killed, "epoch 2/2: step 3/30")
+    killed.kill()
+    killed.communicate()
+    assert not (tmp_path / "killed/result.json").exists()
+    for folder in ("killed", "undisturbed"):
+        process = start_tiny(tmp_path / folder, *changes)
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+        assert ("resumed after epoch 1 of 2" in said) == (folder == "killed")
+    assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+
 def test_a_signal_during_an_evaluation_saves_and_stops_it(tmp_path):
     """Not only once it is over; what was trained is not trained again."""
     tiny_train(tmp_path / "whole")
