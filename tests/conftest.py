@@ -8,6 +8,8 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests run in a process a core; more threads would wait for each other.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import irnet_tf  # noqa: F401, chooses Keras 2 before TensorFlow is imported
 import numpy as np
