@@ -40,6 +40,7 @@ class Server:
         self.redirect = None
         self.reason = None
         self.endless = None  # (bytes at a time, seconds between)
+        self.endless_headers = False
         self.sent = 0
         self.gate = threading.Event()
         self.gate.set()
@@ -70,8 +71,10 @@ class Server:
             return handler.send_error(self.status, self.reason)
         if self.endless:
             handler.send_response(200)
-            handler.end_headers()
+            if not self.endless_headers:
+                handler.end_headers()
             with contextlib.suppress(OSError):
+                handler.flush_headers()
                 while self.endless:
                     handler.wfile.write(b"x" * self.endless[0])
                     self.sent += self.endless[0]
@@ -314,6 +317,16 @@ def test_a_server_that_trickles_is_given_up(fetch, cache, server, monkeypatch):
         fetch(NAME, SHA256, len(CONTENT))
     server.endless = None
     assert time.monotonic() - begin < 20
+
+
+def test_a_server_whose_headers_never_end_is_given_up(fetch, cache, server, monkeypatch):
+    monkeypatch.setitem(fetch.__globals__, "TIMEOUT_SECONDS", 0.5)
+    server.endless, server.endless_headers = (2, 0.05), True
+    begin = time.monotonic()
+    with pytest.raises(ConnectionError, match="no answer within 1.0 seconds"):
+        fetch(NAME, SHA256, len(CONTENT))
+    server.endless = None
+    assert server.sent > 4 and time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize("address", ["ftp://127.0.0.1/x", "file:///etc/passwd"])

@@ -8,7 +8,9 @@ import hashlib
 import http.client
 import os
 import pathlib
+import queue
 import re
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -208,9 +210,8 @@ def _receive(url, part, title, largest):
 def _receive_once(url, part, title, largest, deadline):
     with open(part, "ab") as file:
         offset = file.tell()
-        opener = urllib.request.build_opener(_OnlyHttp)
         try:
-            response = opener.open(_request(url, offset), timeout=TIMEOUT_SECONDS)
+            response = _answer(_request(url, offset))
         except urllib.error.HTTPError as error:
             if offset and error.code == 416:  # nothing is left to send
                 return
@@ -244,6 +245,27 @@ def _receive_once(url, part, title, largest, deadline):
         os.fsync(file.fileno())
     if total is not None and received < total:
         raise ConnectionError(f"the connection was cut, {total} bytes were announced")
+
+
+def _answer(request):
+    """The server's answer once its headers are there, however slowly they drip."""
+    answers = queue.SimpleQueue()
+
+    def ask():
+        try:
+            opener = urllib.request.build_opener(_OnlyHttp)
+            answers.put(opener.open(request, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=2 * TIMEOUT_SECONDS)
+    except queue.Empty:
+        raise ConnectionError(f"no answer within {2 * TIMEOUT_SECONDS} seconds") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _size(path):
