@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,7 @@ def main():
     changes = {name: json.loads(value) for name, value in (c.split("=") for c in changes)}
     pause = changes.pop("pause", 0)  # seconds at each epoch's end
     fill = changes.pop("fill", False)  # the disk, in the second epoch
+    terminated = changes.pop("terminated", False)  # as an evaluation begins
     options = {name: changes.pop(name) for name in ("seed", "overwrite") if name in changes}
     images = changes.pop("images", 24)
 
@@ -92,6 +94,10 @@ def main():
                 with contextlib.suppress(OSError), open(f"{folder}/filler", "wb", 0) as file:
                     while True:
                         file.write(bytes(4096))
+
+        def on_test_begin(self, logs=None):
+            if terminated:
+                os.kill(os.getpid(), signal.SIGTERM)
 
         def on_epoch_end(self, epoch, logs=None):
             time.sleep(pause)
