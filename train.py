@@ -2,6 +2,7 @@
 
     python train.py                                   # digits, embedded, minutes
     python train.py --model=cifar10/resnet20_bireal_1w1a --data_dir=D --output_dir=O
+    python train.py --mode=evaluate --output_dir=O    # a run, as its config.json describes it
     python train.py --mode=evaluate --model=cifar10/resnet20_bireal_1w1a --data_dir=D
 
 A run that was stopped is resumed when the same command is given again. Every field of a recipe
@@ -51,6 +52,7 @@ from irnet_tf import data, evaluation, training  # noqa: E402
 from irnet_tf.description import attach, describe  # noqa: E402
 from irnet_tf.training import flags as flags_of  # noqa: E402
 from irnet_tf.training.cluster import STRATEGIES  # noqa: E402
+from irnet_tf.training.past import read_past  # noqa: E402
 from irnet_tf.training.run_folder import RunFolder  # noqa: E402
 import zoo  # noqa: E402
 
@@ -72,7 +74,12 @@ flags.DEFINE_enum("ede", "on", ["on", "off"], "whether EDE's t grows; off: it st
 flags.DEFINE_bool("log_details", False, "flip ratio, gradient norm and histogram of each layer")
 flags.DEFINE_bool("resume", True, "resume a run that is in output_dir")
 flags.DEFINE_bool("overwrite", False, "delete a run that is in output_dir")
-flags.DEFINE_string("weights", None, "weights file, or 'pretrained': to evaluate or begin with")
+flags.DEFINE_string(
+    "weights",
+    None,
+    "weights file, or 'pretrained': to begin with, or to evaluate; a run's best.safetensors if an "
+    "evaluation is not given any",
+)
 OWN = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
 RECIPE = flags_of.define_recipe_flags(FLAGS)
 NETWORK = flags_of.define_builder_flags(FLAGS, taken=RECIPE)
@@ -82,6 +89,12 @@ flags.adopt_module_key_flags(flags_of)
 def main(argv):
     given = flags_of.given(FLAGS, [*OWN, *RECIPE, *NETWORK])
     flags_of.check(argv, given)
+    if FLAGS.mode == "evaluate":
+        past = read_past(RunFolder(output_dir()))
+        if past is not None:
+            return evaluate_run(past)
+        if FLAGS.output_dir and not (FLAGS["model"].present or FLAGS.weights):
+            raise ValueError(f"output_dir {output_dir()!r} holds no run; which model is meant?")
     entry = zoo.info(FLAGS.model)
     recipe = flags_of.choose_recipe(FLAGS.recipe, entry.recipes)
     recipe = flags_of.changed(recipe, flags_of.given(FLAGS, RECIPE))
@@ -97,7 +110,8 @@ def main(argv):
     )
     arguments = {"num_classes": images.num_classes, **arguments}
     if FLAGS.mode == "evaluate":
-        return evaluate(entry, recipe, arguments, images, strategy)
+        weights = FLAGS.weights or "pretrained"
+        return evaluate(entry, recipe, arguments, images, strategy, weights)
 
     result = training.train(
         lambda: load(entry, FLAGS.weights, arguments),
@@ -131,9 +145,25 @@ def load(entry, weights, arguments):
     return attach(model, dataclasses.replace(describe(model), began_with=began_with))
 
 
-def evaluate(entry, recipe, arguments, images, strategy):
-    best = RunFolder(output_dir()).best
-    weights = FLAGS.weights or (best if best.exists() else "pretrained")
+def evaluate_run(past):
+    """The weights of a run, on its own data; flags that say otherwise are refused."""
+    past.check({name: FLAGS[name].value for name in FLAGS if FLAGS[name].present})
+    recipe = past.recipe
+    if FLAGS.mixed_precision:
+        recipe = flags_of.changed(recipe, {"mixed_precision": FLAGS.mixed_precision})
+    strategy = training.make_strategy(FLAGS.strategy)
+    images = data.load(
+        recipe.data,
+        past.data_dir(FLAGS.data_dir),
+        unreadable=FLAGS.unreadable,
+        validation_split=past.flags.get("validation_split"),
+    )
+    past.check_classes(images.class_names)
+    weights = FLAGS.weights or RunFolder(output_dir()).best
+    evaluate(zoo.info(past.network), recipe, past.arguments, images, strategy, weights)
+
+
+def evaluate(entry, recipe, arguments, images, strategy, weights):
     workers = training.Workers(strategy)
     with (
         training.global_state(FLAGS.seed, recipe.mixed_precision),
@@ -147,13 +177,13 @@ def evaluate(entry, recipe, arguments, images, strategy):
         skipped = count - result["images"]
         top5 = f", top-5 {result['top5']:.2%}" if images.num_classes > 5 else ""
         print(
-            f"{FLAGS.model}, {weights}: accuracy {result['accuracy']:.2%}{top5}, loss "
+            f"{entry.name}, {weights}: accuracy {result['accuracy']:.2%}{top5}, loss "
             f"{result['loss']:.4f} on {f'{skipped} less than ' if skipped else ''}all {count} "
             f"test images of {images.name}"
         )
         if FLAGS.output_dir and not workers.several:
             folder = os.path.join(output_dir(), "evaluation")
-            evaluation.report(model, images, folder, title=FLAGS.model)
+            evaluation.report(model, images, folder, title=entry.name)
             print(f"classes, confusion, calibration and worst mistakes are in {folder}")
 
 

@@ -37,28 +37,11 @@ def cards():
 
 
 def card(name, entry):
-    facts = {
-        "weights / activations": "{} / {} bit".format(
-            *(entry.arguments.get(f"{kind}_bits", 1) for kind in ("weight", "activation"))
-        ),
-        "images": str(entry.preprocessing),
-        "paper": "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f} % top-1",
-    }
-    if entry.results:
-        result, config = entry.results["result"], entry.results["config"]["identity"]
-        facts["ours"] = (
-            f"{100 * result['final']['accuracy']:.2f} % after the last epoch, "
-            f"{100 * result['best']['accuracy']:.2f} in the best; {config['data']['name']}, "
-            f"{config['recipe']['epochs']} epochs, seed {config['seed']}, one run"
-        )
-    if entry.weights:
-        facts["file"] = f"`{entry.weights.file}`, {entry.weights.size:,} bytes"
-    for recipe_name, recipe in entry.recipes.items():
-        facts[f"recipe {recipe_name}"] = (
-            f"{recipe.epochs} epochs of {recipe.batch_size}, rate {recipe.learning_rate:g} "
-            f"({recipe.schedule}), decay {recipe.weight_decay:g}, t {recipe.t_min:g} to "
-            f"{recipe.t_max:g}"
-        )
-    facts["train"] = f"`python train.py --model={name}`"
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    from zoo.facts import facts
+
+    code = ("file", "train", "repeat")
+    rows = "\n".join(
+        f"| {title} | {f'`{text}`' if title in code else text} |"
+        for title, text in facts(entry).items()
+    )
     return f"## {name}\n\n| | |\n| --- | --- |\n{rows}\n"

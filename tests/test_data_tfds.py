@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import struct
+import sys
 
 from irnet_tf import data
 import numpy as np
+from PIL import Image
 import pytest
 import tensorflow as tf
 
+from tests.conftest import run_train
 from tests.test_imagenet import pictures, write_imagenet
 
 
@@ -180,3 +183,34 @@ def test_a_count_that_is_not_true_is_refused(copy, name):
         path.write_text(json.dumps(info))
         with pytest.raises(ValueError, match="copy it again, or prepare it anew"):
             data.load(name, str(copy))
+
+
+# ---- what is read says nothing where nobody watches ---------------------------------------------
+
+
+def test_reading_draws_a_bar_in_a_terminal_alone(whole, tmp_path, capsys, monkeypatch):
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    sources = {"cifar10": whole, "imagenet2012": whole, "digits": tmp_path}
+    for name, folder in sources.items():
+        data.load(name, folder)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for name, folder in sources.items():
+        data.load(name, folder)
+    drawn = capsys.readouterr().err
+    assert all(f"\r{title}" in drawn for title in ("reading cifar10", "indexing", "checking"))
+
+
+@pytest.mark.slow
+def test_a_log_of_cifar10_has_no_fragments_of_bars(whole, tmp_path):
+    """Reading, training and evaluation, written to a file."""
+    flags = ["--model=cifar10/resnet20_bireal_1w1a", f"--data_dir={whole}", "--epochs=1",
+             "--batch_size=4", f"--output_dir={tmp_path / 'run'}"]  # fmt: skip
+    for mode in ("train", "evaluate"):
+        done = run_train(f"--mode={mode}", *flags[: None if mode == "train" else 2], flags[-1])
+        for text in (done.stdout, done.stderr):
+            assert not [sign for sign in ("\r", "\x1b", "\b", "it/s") if sign in text], text
+    assert "accuracy" in done.stdout

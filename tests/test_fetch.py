@@ -153,10 +153,16 @@ def test_then_the_base_address_once(fetch, cache, server, capsys):
     path = fetch(NAME, SHA256)
     assert path == cache / NAME and path.read_bytes() == CONTENT
     assert server.requests == [(f"/weights/{NAME}", None)]
-    assert "network.safetensors: 100%" in capsys.readouterr().err  # the progress bar
+    assert capsys.readouterr().err == "", "a bar where nobody watches"
     assert fetch(NAME, SHA256) == path
     assert len(server.requests) == 1
     assert not parts(cache)
+
+
+def test_a_terminal_has_a_bar(fetch, server, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch(NAME, SHA256)
+    assert "network.safetensors: 100%" in capsys.readouterr().err
 
 
 def test_the_platforms_cache_without_the_variable(fetch, tmp_path, monkeypatch):

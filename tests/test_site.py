@@ -20,7 +20,9 @@ def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-3000:]
-    assert "imagenet/resnet18_bireal_1w1a" in (tmp_path / "zoo/index.html").read_text()
+    cards = (tmp_path / "zoo/index.html").read_text()
+    for text in ("imagenet/resnet18_bireal_1w1a", "2.3 hours", "million 1-bit", "--epochs=46"):
+        assert text in cards
     method = (tmp_path / "method/index.html").read_text()
     assert "quantizers.py, line" in method and "libra_pb" in method
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
 from irnet_tf.training import Recipe
+import numpy as np
+from PIL import Image
 import pytest
 
 from tests.conftest import ROOT, result_of, run_train
@@ -81,6 +84,7 @@ NONSENSE = [
     (["--weights="], "weights is empty"),
     (["--weights=no.safetensors"], "no.safetensors"),
     (["--mode=evaluate", "--weights=no.safetensors"], "no.safetensors"),
+    (["--mode=evaluate"], "holds no run; which model is meant?"),
     (["--mode=predict"], "mode"),
     (["--kernel_quantizer=libra_bp"], "unknown quantizer 'libra_bp'; did you mean libra_pb"),
     (["--kernel_quantizer=NoOp"], "does not quantize; use weight_bits=32"),
@@ -170,6 +174,76 @@ def test_every_field_of_a_recipe_and_argument_of_a_network_is_a_flag():
     names -= {"input_tensor", "include_top", "classifier_activation", "name"}
     missing = [name for name in names if f"--{name}:" not in text and f"--[no]{name}:" not in text]
     assert not missing
+
+
+def test_a_run_folder_says_what_is_evaluated(tmp_path):
+    """The shipped digits run gives its accuracy; flags that it contradicts are named."""
+    name = "digits_resnet20_bireal_1w1a"
+    shutil.copytree(ROOT / "zoo/results" / name, tmp_path / "run")
+    shutil.copy(ROOT / f"zoo/weights/{name}.safetensors", tmp_path / "run/best.safetensors")
+    (tmp_path / "begun").mkdir()
+    shutil.copy(tmp_path / "run/config.json", tmp_path / "begun")
+    (tmp_path / "moved").mkdir()
+    shutil.copytree(tmp_path / "run", tmp_path / "moved", dirs_exist_ok=True)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["flags"]["data_dir"] = "gone/away"
+    (tmp_path / "moved/config.json").write_text(json.dumps(config))
+    cases = [
+        ("run", ["--seed=0", "--epochs=40", "--structure=bireal", "--ede=on"], None),
+        ("run", ["--model=cifar10/vgg_small_1w1a"], "model is digits/resnet20_bireal_1w1a there"),
+        ("run", ["--seed=1", "--t_max=5"], "t_max is 10.0 there, 5.0 was asked for"),
+        ("run", ["--seed=1", "--t_max=5"], "seed is 0 there, 1 was asked for"),
+        ("run", ["--structure=normal"], "structure is bireal there"),
+        ("run", ["--ede=off"], "ede is on there"),
+        ("run", ["--data=cifar10"], "data is digits there"),
+        ("begun", [], "no epoch of the run has ended"),
+        ("moved", [], "data_dir 'gone/away', which is not a folder here; give data_dir"),
+    ]
+    questions = [
+        (["--mode=evaluate", f"--output_dir={tmp_path / folder}", *flags], {})
+        for folder, flags, _ in cases
+    ]
+    for (folder, flags, message), answer in zip(cases, answers_to(questions, tmp_path)):
+        expected = (0, "") if message is None else (1, message)
+        assert answer[0] == expected[0] and expected[1] in answer[1], (folder, flags, answer)
+    found = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())
+    stated = result_of(tmp_path / "run")["final"]  # the shipped weights are the last epoch's
+    assert found["accuracy"] == pytest.approx(stated["accuracy"], abs=1 / 360)
+    assert not (tmp_path / "moved/evaluation").exists()
+
+
+@pytest.mark.slow
+def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        folder = tmp_path / "images" / "abc"[k % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    trained = [
+        "--model=cifar10/resnet20_normal_1w1a",
+        "--structure=bireal",
+        "--activation_bits=32",
+        "--epochs=1",
+        "--batch_size=4",
+        "--validation_split=0.5",
+        f"--data_dir={tmp_path / 'images'}",
+    ]
+    run = tmp_path / "run"
+    run_train(*trained, f"--output_dir={run}")
+    out = run_train("--mode=evaluate", f"--output_dir={run}").stdout
+    assert f"accuracy {result_of(run)['best']['accuracy']:.2%}" in out
+    assert "all 12 test images" in out and "best.safetensors" in out
+    assert "top-5" not in out, "there are three classes"
+    assert (run / "evaluation/classes.csv").read_text().count("\n") == 4
+    final = run / "final.safetensors"
+    out = run_train("--mode=evaluate", f"--output_dir={run}", f"--weights={final}").stdout
+    assert "final.safetensors" in out
+    two = tmp_path / "two"
+    for name in "ab":
+        shutil.copytree(tmp_path / "images" / name, two / name)
+    refused = run_train("--mode=evaluate", f"--output_dir={run}", f"--data_dir={two}", check=False)
+    assert "the run was trained on the classes a, b, c, the data has a, b" in refused.stderr
 
 
 @pytest.mark.slow

@@ -1,18 +1,24 @@
 """`python -m zoo`: what it prints, and what it says of what it does not understand."""
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 import re
 import subprocess
 import sys
 
+from absl import flags
+from irnet_tf.training import flags as flags_of
 from irnet_tf.weights import save_weights
+import larq as lq
 import numpy as np
 from PIL import Image
 import pytest
 import tensorflow as tf
 import zoo
 from zoo.__main__ import main, measure
+from zoo.facts import command, facts
 
 from tests.conftest import ROOT
 
@@ -78,8 +84,61 @@ QUICK = [NAME, "digits/resnet20_bireal_fp"]
     ],
 )
 def test_the_sizes_in_the_table_are_measured(name):
+    """And larq counts the same operations."""
     entry = zoo.info(name)
-    assert measure(name) == (entry.parameters, entry.packed_size), "run python -m zoo sizes"
+    sizes = {"parameters": entry.parameters, "packed_size": entry.packed_size}
+    assert measure(name) == sizes | entry.operations, "run python -m zoo sizes"
+    profile = lq.models.ModelProfile(zoo.load(name, None))
+    counts = {bits: profile.op_count("mac", bits) for bits in profile.unique_op_precisions}
+    assert entry.operations["one_bit"] == counts.get(1, 0)
+    assert sum(entry.operations.values()) == sum(counts.values())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_command_repeats_the_run(name):
+    """Understood as train.py does, it gives recipe, network and seed of the run's config.json."""
+    entry = zoo.info(name)
+    values = flags.FlagValues()
+    recipe_flags = flags_of.define_recipe_flags(values)
+    network_flags = flags_of.define_builder_flags(values, taken=recipe_flags)
+    for own, default in {"model": "", "recipe": "paper", "data_dir": "", "ede": "on"}.items():
+        flags.DEFINE_string(own, default, "", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "", flag_values=values)
+    python, *arguments = command(entry).split()
+    assert python == "python" and values(arguments) == ["train.py"]
+    identity = entry.results["config"]["identity"]
+    recipe = flags_of.changed(entry.recipes[values.recipe], flags_of.given(values, recipe_flags))
+    repeated = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    run = {"mixed_precision": identity["mixed_precision"], **identity["recipe"]}
+    assert repeated == {**repeated, **run}
+    assert {field for field in repeated if field not in run} <= {
+        "binary_weight_decay", "batch_norm_weight_decay", "classifier_rate", "residual_gamma",
+        "activation_t_min", "activation_t_max",
+    }, "fields that came later, and are at their defaults"  # fmt: skip
+    network = {**entry.arguments, **flags_of.given(values, network_flags)}
+    assert {**network, "num_classes": 10} == {"num_classes": 10, **identity["arguments"]}
+    assert (values.model, values.seed) == (name, identity["seed"])
+    assert values.ede == "on" and identity["ede"]
+    assert (values.data_dir == "") == (recipe.data == "digits")
+
+
+def test_facts_of_a_trained_and_of_an_untrained_network():
+    found = facts(zoo.info("cifar10/resnet20_bireal_1w1a"))
+    for title, text in {
+        "paper": "top-1 86.50 %",
+        "ours": "top-1 76.77 %, top-5 98.96 % after the last epoch, 77.00 % in the best",
+        "parameters": "271,354",
+        "operations": "40.1 million 1-bit, 0.4 million float",
+        "trained on": "CIFAR-10, JPEG copy: 50,000 images",
+        "recipe, as run": "46 epochs of cifar10, batch 32",
+        "training": "2.3 hours, ",
+        "file": "54,736 bytes",
+        "repeat": "--recipe=fast --epochs=46",
+    }.items():
+        assert text in found[title], (title, found[title])
+    found = facts(zoo.info("imagenet/resnet18_bireal_1w1a"))
+    assert found["paper"] == "top-1 58.10 %, top-5 80.00 %" and "ours" not in found
+    assert found["train"].endswith("--data_dir=D")
 
 
 def test_the_sizes_stated_for_files():
@@ -93,7 +152,7 @@ def test_all_that_is_known_of_a_network(capsys, tmp_path):
     out = capsys.readouterr().out
     for text in (
         "cifar_resnet(depth=20, structure='bireal'", "mean 0.5, 0.5, 0.5", "10: 0, 1, 2",
-        "271,354 parameters", "0.98888", zoo.info(NAME).weights.sha256, "recipe paper",
+        "271,354; 51 KB", "98.89 %", "2.4 minutes", zoo.info(NAME).weights.sha256, "recipe paper",
     ):  # fmt: skip
         assert text in out
     save_weights(zoo.load(NAME, None, structure="normal"), tmp_path / "mine.safetensors")
@@ -218,5 +277,5 @@ def test_what_cannot_be_verified(capsys, tmp_path, monkeypatch):
 def test_help(capsys):
     main(["--help"])
     out = capsys.readouterr().out
-    for command in ("list", "info", "predict", "verify", "export"):
-        assert f"python -m zoo {command}" in out or f"[{command}]" in out
+    for verb in ("list", "info", "predict", "verify", "export"):
+        assert f"python -m zoo {verb}" in out or f"[{verb}]" in out

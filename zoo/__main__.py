@@ -9,7 +9,9 @@ import sys
 
 from irnet_tf import weights as weight_files
 from irnet_tf._checks import nearest
+from irnet_tf.analysis import operations
 import zoo
+from zoo.facts import facts, size_text
 from zoo.loading import describe_network
 from zoo.predict import image_files
 from zoo.registry import SIZES
@@ -82,7 +84,7 @@ def _list(argv):
                 name,
                 entry.bits,
                 f"{entry.parameters / 1e6:.2f}M",
-                _bytes(entry.packed_size),
+                size_text(entry.packed_size),
                 "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}",
                 *_ours(entry),
             )
@@ -99,10 +101,6 @@ def _ours(entry):
     identity = entry.results["config"]["identity"]
     epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
     return f"{last:.2f} ({best:.2f})", f"{entry.weights.file}, {epochs} epochs, {data}"
-
-
-def _bytes(count):
-    return f"{count / 1e6:.2f} MB" if count > 1e6 else f"{count / 1e3:.0f} KB"
 
 
 def _info(argv):
@@ -127,18 +125,13 @@ def _info(argv):
     }
     if name in zoo.list_models():
         entry = zoo.info(name)
-        figures = [f"{100 * figure:.1f} %" for figure in entry.paper or ()]
-        lines |= {
-            "W/A": f"{entry.bits}; {entry.parameters:,} parameters, {_bytes(entry.packed_size)}",
-            "paper": ", top-5 ".join(figures) or None,
-            "weights": entry.weights
-            and f"{entry.weights.file}, {entry.weights.size:,} bytes, "
-            f"SHA-256 {entry.weights.sha256}",
-            **{f"recipe {key}": str(recipe) for key, recipe in entry.recipes.items()},
-        }
+        whole = {f"recipe {title}": str(recipe) for title, recipe in entry.recipes.items()}
+        for title in ("expects", "trained on", "results", "training", "seed", "recipe"):
+            lines.pop(title)  # of the file; the entry knows more
+        lines |= facts(entry) | whole
     for title, text in lines.items():
         if text is not None:
-            print(f"{title:12} {text}")
+            print(f"{title:16} {text}")
 
 
 def _pairs(values):
@@ -212,20 +205,27 @@ def _ship(argv):
 def _sizes(argv):
     import tensorflow as tf
 
-    _parser("sizes", "Measure parameters and sizes of all networks anew.").parse_args(argv)
+    _parser("sizes", "Measure parameters, sizes and operations of all networks anew.").parse_args(
+        argv
+    )
     with open(SIZES, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["network", "parameters", "packed_size"])
+        writer.writerow(["network", "parameters", "packed_size", "one_bit", "float"])
         for name in zoo.list_models():
-            writer.writerow([name, *measure(name)])
+            writer.writerow([name, *measure(name).values()])
             tf.keras.backend.clear_session()
     print(f"written: {SIZES}")
 
 
-def measure(name: str) -> tuple[int, int]:
-    """Parameters of a network, and bytes of the tensors in its weights file."""
+def measure(name: str) -> dict[str, int]:
+    """Of a network `parameters`, bytes of the tensors in its weights file (`packed_size`), and
+    operations an image (`one_bit`, `float`)."""
     model = zoo.load(name, None)
-    return model.count_params(), weight_files.packed_size(model)
+    return {
+        "parameters": model.count_params(),
+        "packed_size": weight_files.packed_size(model),
+        **operations(model),
+    }
 
 
 _COMMANDS = {

@@ -225,7 +225,7 @@ def _receive_once(url, part, title, largest, deadline):
             total = offset + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
             received = offset
             with tqdm.tqdm(
-                desc=title, total=total, initial=offset, unit="B", unit_scale=True
+                desc=title, total=total, initial=offset, unit="B", unit_scale=True, disable=None
             ) as bar:
                 while True:
                     if max(received, total or 0) > largest:

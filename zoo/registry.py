@@ -63,12 +63,17 @@ class Entry:
     @property
     def parameters(self) -> int:
         """How many there are; measured, not built anew."""
-        return _sizes()[self.name][0]
+        return _sizes()[self.name]["parameters"]
 
     @property
     def packed_size(self) -> int:
         """Bytes of the tensors in a weights file; measured, not built anew."""
-        return _sizes()[self.name][1]
+        return _sizes()[self.name]["packed_size"]
+
+    @property
+    def operations(self) -> dict[str, int]:
+        """`one_bit` and `float` ones an image, see `irnet_tf.analysis.operations`; measured."""
+        return {kind: _sizes()[self.name][kind] for kind in ("one_bit", "float")}
 
     @property
     def description(self) -> Description:
@@ -126,9 +131,7 @@ def info(name: str) -> Entry:
 
 
 @functools.cache
-def _sizes() -> dict[str, tuple[int, int]]:
+def _sizes() -> dict[str, dict[str, int]]:
     with open(SIZES, newline="") as file:
-        return {
-            row["network"]: (int(row["parameters"]), int(row["packed_size"]))
-            for row in csv.DictReader(file)
-        }
+        rows = list(csv.DictReader(file))
+    return {row.pop("network"): {k: int(v) for k, v in row.items()} for row in rows}

@@ -6,7 +6,14 @@ The paper's argument is that a balanced sign keeps the most information (section
 that is +1 with probability p has an entropy of -p log2(p) - (1 - p) log2(1 - p), 1 at most.
 """
 
-from irnet_tf.analysis.measures import LayerFacts, analyse, as_csv, as_markdown, entropy
+from irnet_tf.analysis.measures import (
+    LayerFacts,
+    analyse,
+    as_csv,
+    as_markdown,
+    entropy,
+    operations,
+)
 from irnet_tf.analysis.pictures import draw_details, draw_layers
 
 __all__ = [
@@ -17,4 +24,5 @@ __all__ = [
     "draw_details",
     "draw_layers",
     "entropy",
+    "operations",
 ]

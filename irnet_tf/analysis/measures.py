@@ -107,6 +107,28 @@ def binary_kernel(layer):
     return None
 
 
+def operations(model: tf.keras.Model) -> dict[str, int]:
+    """What an image costs: a multiplication and the addition that follows it count as one.
+
+    Args:
+        model: a Keras model of a known input size; of convolutions and dense layers.
+
+    Returns:
+        `{"one_bit": ..., "float": ...}`. One-bit are those of a binary weight with a binary
+        activation.
+    """
+    counts = {"one_bit": 0, "float": 0}
+    for layer in model.layers:
+        for name in ("kernel", "depthwise_kernel", "pointwise_kernel"):
+            kernel = getattr(layer, name, None)
+            if not hasattr(kernel, "shape"):
+                continue
+            binary = name != "pointwise_kernel" and binary_kernel(layer) and _input_quantizer(layer)
+            positions = np.prod(layer.output_shape[1:-1], dtype=int)
+            counts["one_bit" if binary else "float"] += int(positions * np.prod(kernel.shape))
+    return counts
+
+
 def as_csv(facts: Sequence[LayerFacts]) -> str:
     """A row a layer; exponents as `s:share` pairs."""
     text = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import sys
 
 from irnet_tf.data.dataset import Data, advice, in_memory
 from irnet_tf.data.tfds_folder import damage, newest_version, open_builder, record_offsets
@@ -44,6 +45,8 @@ def _downloaded() -> Path:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("cifar10")
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
     if not Path(builder.data_path).is_dir():
         builder.download_and_prepare()
     return Path(builder.data_path)
@@ -54,7 +57,8 @@ def _read(builder, split):
 
     count = builder.info.splits[split].num_examples
     batches = tfds.as_numpy(builder.as_dataset(split=split, batch_size=1000))
-    parts = list(tqdm(batches, f"reading cifar10 {split}", -(-count // 1000), leave=False))
+    title = f"reading cifar10 {split}"
+    parts = list(tqdm(batches, title, -(-count // 1000), leave=False, disable=None))
     images = np.concatenate([part["image"] for part in parts])
     labels = np.concatenate([part["label"] for part in parts])
     if not len(images) == len(labels) == count or images.shape[1:] != (32, 32, 3):

@@ -134,7 +134,9 @@ def _check_headers(files: list[Path]) -> dict[Path, str]:
         return None
 
     with ThreadPoolExecutor() as pool:
-        progress = tqdm(pool.map(problem, files), "checking images", len(files), leave=False)
+        progress = tqdm(
+            pool.map(problem, files), "checking images", len(files), leave=False, disable=None
+        )
         return {file: reason for file, reason in zip(files, progress) if reason}
 
 

@@ -53,7 +53,9 @@ def _records(info, name: str, unreadable: str) -> Split:
     counts = info.splits[name].shard_lengths
     with ThreadPoolExecutor(32) as pool:
         offsets = pool.map(record_offsets, paths, counts)
-        offsets = list(tqdm(offsets, f"indexing {name}", len(paths), unit="file", leave=False))
+        offsets = list(
+            tqdm(offsets, f"indexing {name}", len(paths), unit="file", leave=False, disable=None)
+        )
     shards, offsets = np.repeat(np.arange(len(paths)), counts), np.concatenate(offsets)
     if not len(shards):
         raise ValueError(f"{name} of {Path(paths[0]).parent} holds no images; prepare it anew")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-import platform
-import re
 import time
 
+from irnet_tf._machine import processor
 import numpy as np
+
+__all__ = ["caveat", "interleaved_ms", "processor"]
 
 
 def interleaved_ms(runs: Mapping[str, Callable], seconds: float = 1.0, least: int = 5) -> dict:
@@ -32,21 +32,6 @@ def interleaved_ms(runs: Mapping[str, Callable], seconds: float = 1.0, least: in
             call()
             times[name].append(time.perf_counter() - start)
     return {name: 1e3 * float(np.median(values)) for name, values in times.items()}
-
-
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
-
-
-def processor() -> str:
-    """The processor's architecture, name, and the instruction sets that matter here."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = flags[1].split() if flags else []
-    parts = [platform.machine(), name[1] if name else platform.processor()]
-    parts.append(" ".join(flag for flag in _INSTRUCTIONS if flag in flags))
-    return ", ".join(part for part in parts if part)
 
 
 def caveat(report) -> str | None:

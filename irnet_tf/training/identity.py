@@ -9,6 +9,7 @@ import json
 import os
 import platform
 
+from irnet_tf._machine import processor
 from irnet_tf.data import Data
 from irnet_tf.description import BUILDERS, attach, describe
 from irnet_tf.preprocessing import Preprocessing
@@ -81,6 +82,8 @@ def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strate
     """What config.json holds: identity, flags, versions and machine."""
     machine = {
         "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),  # that this process may use
         "devices": [device.name for device in tf.config.list_logical_devices()],
         "replicas": strategy.num_replicas_in_sync,
     }
