@@ -92,7 +92,7 @@ def _machine(machine):
     """From config.json; old runs do not say which processor it was."""
     text = machine["platform"]
     if "processor" in machine:
-        text = f"{machine["cores"]} core(s) of {machine['processor']}"
+        text = f"{machine['cores']} core(s) of {machine['processor']}"
     gpus = sum("GPU" in device for device in machine["devices"])
     return f"{text}, {gpus} GPU(s)" if gpus else text
 
