@@ -10,17 +10,20 @@ import contextlib
 import logging
 import os
 
+from larq import context as larq_context
 from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
 import tensorflow as tf
 from tensorflow.python.eager import context as tensorflow_context
 from tensorflow.python.framework import config as tensorflow_config
 from tf_keras.src import backend as keras_backend
+from tf_keras.src.engine import base_layer_utils as keras_layer_utils
 
 __all__ = [
     "LarqQuantizer",
     "SlurmResolver",
     "is_functional",
     "keeping_seeds_and_determinism",
+    "layer_being_called",
     "layers_from_zero",
     "lce_interpreter",
     "nodes_in_order",
@@ -30,6 +33,24 @@ __all__ = [
     "tflite_schema",
     "without_starvation_warning",
 ]
+
+
+_larqs_quantized_scope = larq_context.quantized_scope
+
+
+@contextlib.contextmanager
+def _quantized_scope(quantize):
+    before = larq_context.should_quantize()
+    try:
+        with _larqs_quantized_scope(quantize):
+            yield quantize
+    finally:
+        larq_context._quantized_scope.should_quantize = before
+
+
+# Larq's does not end when an error is raised within a layer: after it, whoever reads latent
+# weights, to save them for instance, would get binary ones.
+larq_context.quantized_scope = _quantized_scope
 
 
 @contextlib.contextmanager
@@ -47,6 +68,11 @@ def without_starvation_warning():
 def is_functional(model) -> bool:
     """Whether a Keras model is a graph of layers that can be followed."""
     return getattr(model, "_is_graph_network", False)
+
+
+def layer_being_called() -> tf.keras.layers.Layer | None:
+    """The innermost Keras layer whose `call` is running in this thread."""
+    return keras_layer_utils.call_context().layer
 
 
 @contextlib.contextmanager

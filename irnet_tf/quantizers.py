@@ -6,9 +6,10 @@ alias that any Larq layer understands, and Larq's `flip_ratio` metric.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
-from irnet_tf._compat import LarqQuantizer
+from irnet_tf._compat import LarqQuantizer, layer_being_called
 from irnet_tf._fuse import fused_on_cpu
 import larq as lq
 from larq.utils import register_alias, register_keras_custom_object
@@ -57,7 +58,7 @@ def _ede_gradient(x: tf.Tensor, dy: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.maximum(t, 1.0) * dx, x.dtype)
 
 
-def libra_pb(w, t=1.0, channel_axes: int = 1) -> tf.Tensor:
+def libra_pb(w, t=1.0, channel_axes: int | Sequence[int] = 1) -> tf.Tensor:
     r"""Libra parameter binarization of a kernel (section 3.2, equations 5 to 9).
 
     Per output channel, over its `n` weights:
@@ -73,31 +74,45 @@ def libra_pb(w, t=1.0, channel_axes: int = 1) -> tf.Tensor:
     `sign(w - mean(w))`.
 
     Args:
-        w: float kernel whose last `channel_axes` axes index the output channels, such as
-            `[height, width, in, out]` or `[in, out]`. Half precision is computed in
-            float32.
+        w: float kernel, such as `[height, width, in, out]` or `[in, out]`. Half precision is
+            computed in float32.
         t: sharpness of EDE's estimator, a positive scalar.
-        channel_axes: 1 for convolution and dense kernels; 2 for Keras's depthwise kernels
-            `[height, width, in, multiplier]`.
+        channel_axes: which axes index the output channels: their numbers, or how many there are
+            at the end. 1 for convolution and dense kernels; 2 for Keras's depthwise kernels
+            `[height, width, in, multiplier]`; `(2,)` for its transposed ones, `[height, width,
+            out, in]`.
 
     Returns:
         Tensor of `w`'s shape and type; in each channel every element is `+2**s` or
         `-2**s`.
 
     Raises:
-        ValueError: if `w` has fewer than `channel_axes` axes, or an unknown shape.
+        ValueError: if `w` has an unknown shape, or none but those axes.
     """
     w = tf.convert_to_tensor(w)
-    rank = w.shape.rank
-    if rank is None or rank < channel_axes or not w.shape.is_fully_defined():
-        raise ValueError(
-            f"libra_pb needs a kernel of known shape whose last {channel_axes} axes are "
-            f"output channels, got shape {w.shape}"
-        )
-    axes = list(range(rank - channel_axes))
-    n = math.prod(w.shape[: rank - channel_axes])
+    axes = _axes_within_channels(w.shape, channel_axes)
+    n = math.prod(w.shape[axis] for axis in axes)
     w_std = _balance_and_standardise(_at_least_float32(w), axes, n)
     return tf.cast(sign_times_scale(w_std, t, axes), w.dtype)
+
+
+def output_axes(rank: int, channel_axes: int | Sequence[int]) -> list[int]:
+    """The axes of output channels of a kernel of `rank` axes; `channel_axes` as of `libra_pb`."""
+    if isinstance(channel_axes, int):
+        channel_axes = range(-channel_axes, 0)
+    return sorted({axis + rank if axis < 0 else axis for axis in channel_axes})
+
+
+def _axes_within_channels(shape, channel_axes) -> list[int]:
+    """The others: those of the weights of one output channel."""
+    channels = output_axes(shape.rank or 0, channel_axes)
+    axes = [axis for axis in range(shape.rank or 0) if axis not in channels]
+    if not shape.is_fully_defined() or not axes or len(axes) + len(channels) != shape.rank:
+        raise ValueError(
+            f"a kernel of known shape is needed, with output channels on {channel_axes!r} of its "
+            f"axes and weights on others, got shape {shape}"
+        )
+    return axes
 
 
 def sign_times_scale(w: tf.Tensor, t, axes) -> tf.Tensor:
@@ -168,36 +183,89 @@ class _EDEQuantizer(LarqQuantizer):
         return {**super().get_config(), "t": float(self.t.numpy())}
 
 
+_TRANSPOSED = (tf.keras.layers.Conv2DTranspose, tf.keras.layers.Conv3DTranspose)
+
+
+class KernelQuantizer(_EDEQuantizer):
+    """A one-bit quantizer of kernels, which knows where a kernel has its output channels.
+
+    Args:
+        t: EDE's sharpness at first.
+        channel_axes: None: as the Larq layer has them whose kernel it quantizes; otherwise as of
+            `libra_pb`.
+        metrics: Larq training metrics.
+
+    Raises:
+        ValueError: for other values; and when two layers share the quantizer whose kernels have
+            their output channels on different axes.
+    """
+
+    def __init__(self, t: float = 1.0, channel_axes: int | Sequence[int] | None = None, **kwargs):
+        if channel_axes is not None:
+            axes = tuple(np.ravel(channel_axes).tolist())
+            counts = isinstance(channel_axes, int)
+            if not axes or any(type(axis) is not int or (counts and axis < 1) for axis in axes):
+                raise ValueError(
+                    "channel_axes must be None (as the layer has them), how many of the last axes "
+                    "index output channels (1: convolution and dense kernels, 2: depthwise ones) "
+                    f"or a tuple of axes ((2,): transposed convolutions), got {channel_axes!r}"
+                )
+            channel_axes = channel_axes if counts else axes
+        super().__init__(t, **kwargs)
+        self.channel_axes = channel_axes
+        self._of_layer = None  # channel_axes as the layer has them, once it has been called
+
+    def __call__(self, inputs, *args, **kwargs):
+        layer = layer_being_called()
+        if self.channel_axes is None and layer is not None:
+            self._learn_from(layer)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _learn_from(self, layer):
+        last = (-2,) if isinstance(layer, _TRANSPOSED) else 1
+        known = {self._of_layer} - {None}
+        for kernel, axes in (("kernel", last), ("depthwise", 2), ("pointwise", 1)):
+            if getattr(layer, f"{kernel}_quantizer", None) is self:
+                known.add(axes)
+        if len(known) > 1:
+            raise ValueError(
+                f"layer {layer.name!r} shares its quantizer with a kernel whose output channels "
+                'are on other axes: give each kernel a quantizer of its own, such as "libra_pb"'
+            )
+        self._of_layer = next(iter(known), None)
+
+    def output_axes(self, rank: int) -> list[int]:
+        """The axes of output channels of its kernel, which has `rank` axes."""
+        return output_axes(rank, self._axes())
+
+    def _axes(self):
+        return self.channel_axes or self._of_layer or 1
+
+    def get_config(self):
+        return {**super().get_config(), "channel_axes": self.channel_axes}
+
+
 @register_alias("libra_pb")
 @register_keras_custom_object
-class LibraPB(_EDEQuantizer):
+class LibraPB(KernelQuantizer):
     """Libra-PB as a Larq kernel quantizer, alias `"libra_pb"`; see `libra_pb`.
 
     Args:
         t: EDE's sharpness at first; `set_ede` and `EDECallback` change it.
-        channel_axes: 1 for convolution and dense kernels, 2 for depthwise kernels.
+        channel_axes: None: as the Larq layer has them whose kernel it quantizes: a depthwise
+            kernel on its last two axes, a transposed one on its last but one, any other on its
+            last. Otherwise as of `libra_pb`; outside of a layer None is 1.
         metrics: Larq training metrics, such as `["flip_ratio"]`.
 
     Raises:
-        ValueError: if `t` is not a finite number above 0, or `channel_axes` not 1 or 2.
+        ValueError: if `t` is not a finite number above 0, or for other `channel_axes`; and when
+            two layers share the quantizer whose kernels have their channels on different axes.
     """
 
-    def __init__(self, t: float = 1.0, channel_axes: int = 1, **kwargs):
-        if channel_axes not in (1, 2):
-            raise ValueError(
-                "channel_axes must be 1 (convolution and dense kernels) or 2 (depthwise "
-                f"kernels), got {channel_axes}"
-            )
-        super().__init__(t, **kwargs)
-        self.channel_axes = channel_axes
-
     def call(self, inputs):
-        outputs = libra_pb(inputs, self.t, self.channel_axes)
+        outputs = libra_pb(inputs, self.t, self._axes())
         super().call(tf.sign(outputs))  # flip_ratio counts bits, not changes of scale
         return outputs
-
-    def get_config(self):
-        return {**super().get_config(), "channel_axes": self.channel_axes}
 
 
 @register_alias("ede_sign")

@@ -137,28 +137,128 @@ def test_layers_work_in_mixed_precision(rng, policy):
     assert np.isfinite(gradient.numpy()).all() and np.abs(gradient.numpy()).max() > 0
 
 
-def layers_with(alias):
-    yield lq.layers.QuantConv2D(4, 3, kernel_quantizer=alias, input_quantizer="ede_sign")
-    yield lq.layers.QuantDense(4, kernel_quantizer=alias, input_quantizer="ede_sign")
-    yield lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=alias, input_quantizer="ede_sign")
+def quantized(variable):
+    with lq.context.quantized_scope(True):
+        return variable.read_value().numpy()
 
 
-def test_aliases_work_in_any_larq_layer(rng):
+def by_filter(w, filters):
+    """The paper's formula for each filter by itself; `filters` gives where it is in the kernel."""
+    out = np.full(w.shape, np.nan, w.dtype)
+    for where in filters:
+        out[where] = numpy_libra_pb(w[where].reshape(-1, 1)).reshape(w[where].shape)
+    return out
+
+
+def last(w):
+    return [(..., c) for c in range(w.shape[-1])]
+
+
+def last_two(w):
+    return [(..., i, j) for i in range(w.shape[-2]) for j in range(w.shape[-1])]
+
+
+def last_but_one(w):
+    return [(..., c, slice(None)) for c in range(w.shape[-2])]
+
+
+LAYERS = lq.layers
+KERNELS = [
+    # layer, sides of its input, from each kernel to its filters
+    (LAYERS.QuantDense, (4,), (0,), {"kernel": last}),
+    (LAYERS.QuantConv1D, (4, 3), (6,), {"kernel": last}),
+    (LAYERS.QuantConv2D, (4, 3), (6, 6), {"kernel": last}),
+    (LAYERS.QuantConv3D, (4, 3), (6, 6, 6), {"kernel": last}),
+    (LAYERS.QuantConv2DTranspose, (4, 3), (6, 6), {"kernel": last_but_one}),
+    (LAYERS.QuantConv3DTranspose, (4, 2), (4, 4, 4), {"kernel": last_but_one}),
+    (LAYERS.QuantDepthwiseConv2D, (3,), (6, 6), {"depthwise": last_two}),
+    (LAYERS.QuantSeparableConv1D, (4, 3), (6,), {"depthwise": last_two, "pointwise": last}),
+    (LAYERS.QuantSeparableConv2D, (4, 3), (6, 6), {"depthwise": last_two, "pointwise": last}),
+]
+
+
+@pytest.mark.parametrize("kind, arguments, sides, kernels", KERNELS, ids=lambda x: "")
+def test_the_alias_takes_each_layers_own_output_channels(rng, kind, arguments, sides, kernels):
+    """By the definition, filter by filter, whichever axes of the kernel index them; within the
+    layer and when its weights are read from without."""
+    multiplier = {"depth_multiplier": 2} if "depthwise" in kernels else {}
+    quantizers = {f"{name}_quantizer": "libra_pb" for name in kernels}
+    layer = kind(*arguments, **quantizers, **multiplier, use_bias=False)
+    x = rng.standard_normal((2, *(side for side in sides if side), 5)).astype("float32")
+    layer(x)
+    layer.set_weights([heavy_tailed(rng, w.shape) for w in layer.get_weights()])
+    expected = [by_filter(w, of(w)) for w, of in zip(layer.get_weights(), kernels.values())]
+    assert len(layer.weights) == len(expected)
+    for variable, value in zip(layer.weights, expected):
+        np.testing.assert_array_equal(quantized(variable), value)
+    plain = kind(*arguments, **multiplier, use_bias=False)
+    plain.build(x.shape)
+    plain.set_weights(expected)
+    np.testing.assert_array_equal(layer(x), plain(x))
+
+
+def test_kernels_that_are_laid_out_differently_share_no_quantizer(rng):
+    shared = LibraPB()
+    x = rng.standard_normal((1, 6, 6, 3)).astype("float32")
+    for kind in (lq.layers.QuantConv2D, lq.layers.QuantConv2D):
+        kind(4, 3, kernel_quantizer=shared)(x)
+    with pytest.raises(ValueError, match="a quantizer of its own"):
+        lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=shared)(x)
+    separable = lq.layers.QuantSeparableConv2D(
+        4, 3, depthwise_quantizer=(both := LibraPB()), pointwise_quantizer=both
+    )
+    with pytest.raises(ValueError, match="a quantizer of its own"):
+        separable(x)
+    assert not lq.context.should_quantize()
+
+
+def test_an_error_within_a_layer_does_not_let_latent_weights_be_read_as_binary(rng):
+    layer = lq.layers.QuantConv2D(4, 3, kernel_quantizer="libra_pb", use_bias=False)
+    layer.build((None, 6, 6, 3))
+    latent = layer.get_weights()[0]
+    with pytest.raises(ValueError, match="Negative dimension"):
+        layer(tf.keras.layers.Input((2, 2, 3)))
+    np.testing.assert_array_equal(layer.get_weights()[0], latent)
+
+
+def test_a_depthwise_layer_is_saved_and_its_gradient_is_each_filters_own(rng, tmp_path):
+    inputs = tf.keras.layers.Input((6, 6, 3))
+    layer = lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer="libra_pb", use_bias=False)
+    model = tf.keras.Model(inputs, layer(inputs))
+    model.set_weights([heavy_tailed(rng, (3, 3, 3, 1))])
     x = rng.standard_normal((2, 6, 6, 3)).astype("float32")
-    for layer in layers_with("libra_pb"):
-        layer(x)
-        kernel = getattr(layer, "depthwise_kernel", None)
-        kernel = layer.kernel if kernel is None else kernel
-        with lq.context.quantized_scope(True):
-            quantized = kernel.read_value().numpy()
-        np.testing.assert_array_equal(quantized, numpy_libra_pb(kernel.latent_variable.numpy()))
-        assert kernel.precision == 1
+    model.save(tmp_path / "model.keras")
+    again = tf.keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(x), model(x))
+    dy = rng.standard_normal((2, 4, 4, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        y = model(x)
+    [found] = tape.gradient(y, model.trainable_weights, dy)
+    for i in range(3):  # a convolution of that channel alone
+        w = tf.Variable(model.get_weights()[0][:, :, i : i + 1])
+        with tf.GradientTape() as tape:
+            y = tf.nn.conv2d(x[..., i : i + 1], libra_pb(w), 1, "VALID")
+        expected = tape.gradient(y, w, dy[..., i : i + 1])
+        np.testing.assert_allclose(found[:, :, i], expected[:, :, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_depthwise_kernels_can_be_quantized_filter_by_filter(rng):
+@pytest.mark.parametrize("axes, filters", [(2, last_two), ((2,), last_but_one), ((-1,), last)])
+def test_output_channels_can_be_named(rng, axes, filters):
     w = heavy_tailed(rng, (3, 3, 5, 2))
-    expected = np.stack([numpy_libra_pb(w[:, :, i]) for i in range(5)], axis=2)
-    np.testing.assert_array_equal(LibraPB(channel_axes=2)(w), expected)
+    np.testing.assert_array_equal(LibraPB(channel_axes=axes)(w), by_filter(w, filters(w)))
+    np.testing.assert_array_equal(libra_pb(w, channel_axes=axes), by_filter(w, filters(w)))
+
+
+@pytest.mark.parametrize("axes", [0, -1, (), "last", 1.5, True, (1.5,)])
+def test_bad_channel_axes_are_refused(axes):
+    with pytest.raises(ValueError, match="channel_axes must be None"):
+        LibraPB(channel_axes=axes)
+
+
+@pytest.mark.parametrize("axes", [4, (4,), (-5,), (0, 1, 2, 3)])
+def test_axes_that_a_kernel_does_not_have(axes):
+    with pytest.raises(ValueError, match="a kernel of known shape"):
+        LibraPB(channel_axes=axes)(np.ones((3, 3, 4, 5)))
 
 
 def test_configuration_round_trip():
@@ -166,6 +266,8 @@ def test_configuration_round_trip():
     quantizer.t.assign(0.7)
     copy = LibraPB.from_config(quantizer.get_config())
     assert float(copy.t) == 0.7 and copy.channel_axes == 2
+    named = LibraPB.from_config(LibraPB(channel_axes=(2,)).get_config())
+    assert named.channel_axes == (2,) and LibraPB().get_config()["channel_axes"] is None
     for alias, kind in (("libra_pb", LibraPB), ("ede_sign", EDESign)):
         again = lq.quantizers.get(lq.quantizers.serialize(lq.quantizers.get(alias)))
         assert type(again) is kind and again.precision == 1

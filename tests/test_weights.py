@@ -9,7 +9,7 @@ import irnet_tf
 from irnet_tf import models
 from irnet_tf.description import describe
 from irnet_tf.quantizers import libra_pb
-from irnet_tf.weights import file, load_weights, read_metadata, save_weights
+from irnet_tf.weights import file, load_weights, read, read_metadata, save_weights
 import larq as lq
 import numpy as np
 import pytest
@@ -410,6 +410,23 @@ def test_two_channel_axes(path):
     assert np.array_equal(model(x), other(x))
 
 
+def test_a_transposed_convolution(path):
+    """Its output channels are not on its last axis: it is kept as float32."""
+
+    def build():
+        inputs = tf.keras.layers.Input((4, 4, 3))
+        layer = lq.layers.QuantConv2DTranspose(5, 3, kernel_quantizer="libra_pb", name="up")
+        return randomise(tf.keras.Model(inputs, layer(inputs)))
+
+    model, other = build(), build()
+    save_weights(model, path)
+    assert read(path).tensors["up.kernel"].shape == (3, 3, 5, 3)
+    other.set_weights([np.zeros_like(w) for w in other.get_weights()])
+    load_weights(other, path)
+    x = images(model)
+    assert np.array_equal(model(x), other(x))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_diverged_weights_are_not_saved(bad, path):
     model = RESNET20()
@@ -524,9 +541,9 @@ def test_a_newer_format_is_refused(path, monkeypatch):
     monkeypatch.setattr(file, "FORMAT_VERSION", 2)
     save_weights(model, path)
     monkeypatch.undo()
-    for read in (read_metadata, lambda path: load_weights(model, path)):
+    for reader in (read_metadata, lambda path: load_weights(model, path)):
         with pytest.raises(ValueError, match="version 2.*reads version 1.*irnet_tf"):
-            read(path)
+            reader(path)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from irnet_tf import LibraPB
 from irnet_tf.description import attach, describe
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS, IMAGENET
@@ -92,6 +93,14 @@ def test_another_quantizer_comes_back_from_the_file(path, x):
     assert np.array_equal(zoo.load(NAME, path)(x), model(x))
     with pytest.raises(ValueError, match="'ste_tern' in the file, 'ede_sign' was asked for"):
         zoo.load(NAME, path, input_quantizer="ede_sign")
+
+
+def test_quantizers_that_files_of_earlier_versions_state_in_full(path, x):
+    """They said channel_axes=1, which is what builders' layers have."""
+    model = zoo.load(NAME, None, kernel_quantizer=LibraPB(channel_axes=1))
+    save_weights(model, path)
+    assert np.array_equal(zoo.load(path, kernel_quantizer="libra_pb")(x), model(x))
+    assert np.array_equal(zoo.load(NAME, path)(x), model(x))
 
 
 def test_as_many_classes_as_the_file_has(path, x):

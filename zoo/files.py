@@ -126,6 +126,8 @@ def _comparable(name, value):
     except (ValueError, TypeError, AttributeError):
         return value  # the builder says what is wrong with it
     config = {key: item for key, item in config.items() if key not in ("name", "t", "metrics")}
+    if config.get("channel_axes") == 1:  # as builders' layers have them anyway
+        config["channel_axes"] = None
     return type(quantizer).__name__, config
 
 

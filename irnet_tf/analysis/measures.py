@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 import csv
 import dataclasses
 import io
+import math
 
-from irnet_tf.quantizers import LibraPB
+from irnet_tf.quantizers import KernelQuantizer, LibraPB, output_axes
 import numpy as np
 import tensorflow as tf
 
@@ -96,14 +97,17 @@ def binary_kernel(layer):
     """A layer's 1-bit weights.
 
     Returns:
-        The variable of latent weights, its quantizer, and how many of its last axes index output
+        The variable of latent weights, its quantizer, and which of its axes index output
         channels; None if the layer has no binary weights.
     """
     for kind, axes in (("kernel", 1), ("depthwise", 2)):
         quantizer = getattr(layer, f"{kind}_quantizer", None)
         if getattr(quantizer, "precision", None) == 1:
             kernel = getattr(layer, "kernel" if kind == "kernel" else "depthwise_kernel")
-            return kernel, quantizer, getattr(quantizer, "channel_axes", axes)
+            rank = len(kernel.shape)
+            if isinstance(quantizer, KernelQuantizer):
+                return kernel, quantizer, quantizer.output_axes(rank)
+            return kernel, quantizer, output_axes(rank, axes)
     return None
 
 
@@ -167,11 +171,11 @@ def as_markdown(facts: Sequence[LayerFacts]) -> str:
     return "".join(f"| {line} |\n" for line in padded)
 
 
-def _weight_facts(kernel, quantizer, axes: int, latent: bool) -> dict:
-    shape = kernel.shape.as_list()
-    n = int(np.prod(shape[: len(shape) - axes]))
-    w = kernel.numpy().astype(np.float64).reshape(n, -1)
-    q = quantizer(tf.convert_to_tensor(kernel)).numpy().astype(np.float64).reshape(n, -1)
+def _weight_facts(kernel, quantizer, axes: list[int], latent: bool) -> dict:
+    last = list(range(-len(axes), 0))
+    n = int(np.prod(kernel.shape)) // math.prod(kernel.shape[axis] for axis in axes)
+    both = kernel.numpy(), quantizer(tf.convert_to_tensor(kernel)).numpy()
+    w, q = (np.moveaxis(x.astype(np.float64), axes, last).reshape(n, -1) for x in both)
     plus = (q > 0).mean(0)
     magnitudes = np.abs(q[0])
     powers = np.round(np.log2(np.maximum(magnitudes, 1e-30))).astype(int)

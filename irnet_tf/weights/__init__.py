@@ -150,9 +150,6 @@ def read_metadata(path: str | os.PathLike) -> dict:
     return {**found.metadata, "description": found.description.to_dict()}
 
 
-read_facts = read_metadata
-
-
 def packed_size(model: tf.keras.Model) -> int:
     """Bytes of the tensors in the model's 1-bit weights file; the header comes on top."""
     stored = bits.stored_tensors(model).values()

@@ -44,7 +44,8 @@ class StoredTensor:
     def quantize(self, latent: np.ndarray, dtype: str) -> np.ndarray:
         """What Libra-PB makes of a latent kernel, as float32 [n, channels]."""
         kernel = tf.cast(tf.reshape(latent, self.variables[0].shape), dtype)
-        quantized = libra_pb(kernel, channel_axes=self.quantizer.channel_axes)
+        channel_axes = self.quantizer.output_axes(len(kernel.shape))
+        quantized = libra_pb(kernel, channel_axes=channel_axes)
         return tf.reshape(tf.cast(quantized, tf.float32), self.flat_shape).numpy()
 
 
@@ -70,7 +71,8 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
             name = f"{layer.name}.{variable.name.split('/')[-1].split(':')[0]}"
             quantizer = getattr(layer, "kernel_quantizer", None)
             # Not of a subclass, which may quantize in another way.
-            if name.endswith(".kernel") and type(quantizer) is LibraPB:
+            one_bit = name.endswith(".kernel") and type(quantizer) is LibraPB
+            if one_bit and _channels_last(variable, quantizer):
                 n, channels = _flat_shape(variable, quantizer)
                 shape = (channels, 1 + math.ceil(n / 8))
                 add(f"{name}_1bit", [variable], shape, quantizer, layer.compute_dtype)
@@ -87,9 +89,14 @@ def _leaves(model) -> Iterator[tf.keras.layers.Layer]:
             yield layer
 
 
+def _channels_last(kernel, quantizer) -> bool:
+    axes = quantizer.output_axes(rank := len(kernel.shape))
+    return axes == list(range(rank - len(axes), rank))
+
+
 def _flat_shape(kernel, quantizer):
     shape = kernel.shape.as_list()
-    split = len(shape) - quantizer.channel_axes
+    split = len(shape) - len(quantizer.output_axes(len(shape)))
     return math.prod(shape[:split]), math.prod(shape[split:])
 
 
