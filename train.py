@@ -11,50 +11,19 @@ and every argument of a network is a flag of its own name; what is not given is 
 
 import dataclasses
 import os
-import re
-import signal
 import sys
 
+__drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is imported
 
-def drop_chatter():
-    """TensorFlow's libraries log from C++, past Python: a process of its own drops those lines.
-
-    It outlives this one, so that the last words of a crash are not lost. What Python writes to
-    stderr does not go through it. TF_CPP_MIN_LOG_LEVEL below 3 leaves everything as it is.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
-        return
-    kept, (read, write) = os.dup(2), os.pipe()
-    if not os.fork():
-        os.close(write)
-        for number in (signal.SIGINT, signal.SIGTERM):  # to the whole group
-            signal.signal(number, signal.SIG_IGN)
-        chatter = re.compile(
-            rb"[IWE]\d{4} |WARNING: All log messages before|\d{4}-.{22,26}: [IWE] "
-        )
-        with os.fdopen(read, "rb") as lines, os.fdopen(kept, "wb", 0) as stderr:
-            for line in lines:
-                if not chatter.match(line):
-                    stderr.write(line)
-        sys.exit()
-    os.close(read)
-    os.dup2(write, 2)
-    os.close(write)
-    sys.stderr = os.fdopen(kept, "w", 1)
-
-
-if __name__ == "__main__":
-    drop_chatter()
-
-from absl import app, flags, logging  # noqa: E402
-import irnet_tf  # noqa: E402, F401, before TensorFlow
-from irnet_tf import data, evaluation, training  # noqa: E402
-from irnet_tf.description import attach, describe  # noqa: E402
-from irnet_tf.training import flags as flags_of  # noqa: E402
-from irnet_tf.training.cluster import STRATEGIES  # noqa: E402
-from irnet_tf.training.past import read_past  # noqa: E402
-from irnet_tf.training.run_folder import RunFolder  # noqa: E402
-import zoo  # noqa: E402
+from absl import app, flags, logging
+import irnet_tf  # noqa: F401, before TensorFlow
+from irnet_tf import data, evaluation, training
+from irnet_tf.description import attach, describe
+from irnet_tf.training import flags as flags_of
+from irnet_tf.training.cluster import STRATEGIES
+from irnet_tf.training.past import read_past
+from irnet_tf.training.run_folder import RunFolder
+import zoo
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
@@ -179,7 +148,7 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
         print(
             f"{entry.name}, {weights}: accuracy {result['accuracy']:.2%}{top5}, loss "
             f"{result['loss']:.4f} on {f'{skipped} less than ' if skipped else ''}all {count} "
-            f"test images of {images.name}"
+            f"test images of {images.name.removeprefix('images of ')}"
         )
         if FLAGS.output_dir and not workers.several:
             folder = os.path.join(output_dir(), "evaluation")

@@ -213,6 +213,7 @@ class Torch:
 
 
 def measure(data_dir):
+    """What was measured, in words, and a row a reader."""
     from irnet_tf import data
     import tensorflow as tf
 
@@ -236,16 +237,32 @@ def measure(data_dir):
         rows["torchvision v2, tensors"] = lambda: torch.speeds("tensors")
     turns = [{name: run() for name, run in rows.items()} for _ in range(FLAGS.turns)]
     torch.close()
-    print(
+    first = "ours, to the device"
+    table = []
+    for name in rows:
+        clock, used = (statistics.median(turn[name][i] for turn in turns) for i in (0, 1))
+        ratio = statistics.median(turn[first][1] / turn[name][1] for turn in turns)
+        table.append(
+            {
+                "reader": name,
+                "images/s, clock": clock,
+                "images/s, processor time": used,
+                "ours, to the device: times": ratio,
+            }
+        )
+    words = (
         f"{split.num_examples} images of {statistics.mean(map(len, raw)) / 1000:.0f} KB, batch "
         f"{FLAGS.batch_size}, {FLAGS.turns} turns of {FLAGS.images}, one core, TensorFlow "
         f"{tf.__version__}, {torch.versions or 'no torchvision'}"
     )
+    return words, table
+
+
+def print_table(words, table):
+    print(words)
     print(f"{'images/s, median':28}{'clock':>8}{'processor time':>16}{'ours, to the device':>22}")
-    first = "ours, to the device"
-    for name in rows:
-        clock, used = (statistics.median(turn[name][i] for turn in turns) for i in (0, 1))
-        ratio = statistics.median(turn[first][1] / turn[name][1] for turn in turns)
+    for row in table:
+        name, clock, used, ratio = row.values()
         print(f"{name:28}{clock:8.0f}{used:16.0f}{ratio:16.2f} times")
 
 
@@ -253,12 +270,17 @@ def main(argv):
     del argv
     if FLAGS.data_dir is not None and not Path(FLAGS.data_dir).is_dir():
         raise app.UsageError(f"--data_dir {FLAGS.data_dir!r} is not a folder")
+    print_table(*run(FLAGS.data_dir))
+
+
+def run(data_dir, photos=200):
+    """`measure` on one core; without `data_dir` of so many photos that are made up."""
     # Before TensorFlow loads, which makes as many threads as there are cores.
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as folder:
-        if FLAGS.data_dir is None:
-            write_photos(folder)
-        measure(FLAGS.data_dir or folder)
+        if data_dir is None:
+            write_photos(folder, photos)
+        return measure(data_dir or folder)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,20 @@ NETWORKS = "cifar10/resnet20_bireal_1w1a,imagenet/resnet18_bireal_1w1a"
 def main():
     options = parser().parse_args()
     print(f"{processor()}; {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores")
+    for name, batch, threads, images_are, times in tables(options):
+        print(f"\n{name}, batch {batch}, threads {threads}, int8 from {images_are}")
+        print_table(times, batch, threads)
+    if not options.only_openvino and "avx512f" in processor():
+        print("\nOpenVINO held to AVX2:", flush=True)
+        subprocess.run(
+            [sys.executable, *sys.argv, "--only_openvino"],
+            env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+            check=True,
+        )
+
+
+def tables(options):
+    """(network, batch, threads, what the int8 twins are made on, what `measure` gives) of each."""
     for name in options.networks.split(","):
         model = zoo.load(name, "pretrained" if zoo.info(name).weights else None)
         images, images_are = calibration_images(model, options.data_dir)
@@ -50,15 +64,7 @@ def main():
                 runs = openvino_runs(files, images, batch, threads)
                 if not options.only_openvino:
                     runs |= tflite_runs(model, twins, images, batch, threads)
-                print(f"\n{name}, batch {batch}, threads {threads}, int8 from {images_are}")
-                print_table(measure(runs, options.seconds), batch, threads)
-    if not options.only_openvino and "avx512f" in processor():
-        print("\nOpenVINO held to AVX2:", flush=True)
-        subprocess.run(
-            [sys.executable, *sys.argv, "--only_openvino"],
-            env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-            check=True,
-        )
+                yield name, batch, threads, images_are, measure(runs, options.seconds)
 
 
 def parser():
@@ -169,14 +175,32 @@ def measure(runs, seconds, least=7):
     return {name: np.array(values) for name, values in times.items()}
 
 
-def print_table(times, batch, threads):
-    row = "  {:28} {:>11} {:>11} {:>11} {:>11} {:>6}".format
-    print(row("ms an image", "cpu min", "cpu median", "clock min", "clock med.", "runs"))
+def rows_of(times, batch, threads):
+    """Milliseconds an image of each, by the processor's time and by the clock."""
+    rows = []
     for name, values in times.items():
         values = 1e3 * values / batch / np.array([threads, 1])
         low, middle = values.min(0), np.median(values, 0)
-        cells = (f"{ms:.3f}" for ms in (low[0], middle[0], low[1], middle[1]))
-        print(row(name, *cells, len(values)), flush=True)
+        rows.append(
+            {
+                "ms an image": name,
+                "cpu min": low[0],
+                "cpu median": middle[0],
+                "clock min": low[1],
+                "clock med.": middle[1],
+                "runs": len(values),
+            }
+        )
+    return rows
+
+
+def print_table(times, batch, threads):
+    line = "  {:28} {:>11} {:>11} {:>11} {:>11} {:>6}".format
+    rows = rows_of(times, batch, threads)
+    print(line(*rows[0]))
+    for row in rows:
+        cells = (f"{v:.3f}" if isinstance(v, float) else v for v in row.values())
+        print(line(*cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,11 @@ import numpy as np
 import tensorflow as tf
 import zoo
 
-NETWORKS = ("resnet20_bireal_1w1a", "vgg_small_1w1a", "resnet18_normal_1w1a")
+NETWORKS = (
+    "cifar10/resnet20_bireal_1w1a",
+    "cifar10/vgg_small_1w1a",
+    "cifar10/resnet18_normal_1w1a",
+)
 VARIANTS = {
     "full precision (32/32, ReLU)": {"weight_bits": 32, "activation_bits": 32},
     "IR-Net (1/1)": {},
@@ -49,28 +53,32 @@ def make_step(entry, arguments, batch, jit_compile):
     return run
 
 
-def compare(name, options):
-    """Prints the table of one network."""
+def measure(name, batch=128, steps=10, jit_compile=False):
+    """A row a variant of the network: milliseconds a step, and their ratio to full precision."""
     entry = zoo.info(name)
-    steps = {
-        variant: make_step(entry, arguments, options.batch, options.jit_compile)
+    runs = {
+        variant: make_step(entry, arguments, batch, jit_compile)
         for variant, arguments in VARIANTS.items()
     }
-    for step in steps.values():
-        step(), step()
-    turns = [{v: step() for v, step in steps.items()} for _ in range(options.steps)]
+    for run in runs.values():
+        run(), run()
+    turns = [{variant: run() for variant, run in runs.items()} for _ in range(steps)]
+    tf.keras.backend.clear_session()
     base = next(iter(VARIANTS))
-    print(f"\n{name}, batch {options.batch}, {options.steps} turns")
-    print(f"{'variant':32}{'ms a step':>12}{'ratio':>8}")
-    for variant in VARIANTS:
-        milliseconds = 1e3 * statistics.median(turn[variant] for turn in turns)
-        ratio = statistics.median(turn[variant] / turn[base] for turn in turns)
-        print(f"{variant:32}{milliseconds:12.1f}{ratio:8.3f}", flush=True)
+    return [
+        {
+            "network": name,
+            "variant": variant,
+            "ms a step": 1e3 * statistics.median(turn[variant] for turn in turns),
+            "ratio": statistics.median(turn[variant] / turn[base] for turn in turns),
+        }
+        for variant in VARIANTS
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=[f"cifar10/{name}" for name in NETWORKS])
+    parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--jit_compile", action="store_true")
@@ -84,8 +92,10 @@ def main():
         f"{os.cpu_count()} cores, {gpus} GPUs"
     )
     for name in options.networks:
-        compare(name, options)
-        tf.keras.backend.clear_session()
+        print(f"\n{name}, batch {options.batch}, {options.steps} turns")
+        print(f"{'variant':32}{'ms a step':>12}{'ratio':>8}")
+        for row in measure(name, options.batch, options.steps, options.jit_compile):
+            print(f"{row['variant']:32}{row['ms a step']:12.1f}{row['ratio']:8.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,15 @@ def new(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def plain_log_ticks(axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, as numbers without exponents."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=15))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save(figure, path) -> list[Path]:
     """Write `path`.png and `path`.svg; the same bytes for the same picture."""
     import matplotlib

@@ -20,8 +20,8 @@ def require_keras_2() -> None:
             "irnet_tf needs Keras 2, but "
             + ("TensorFlow was imported before it with Keras 3: " if late else "")
             + f"the environment variable TF_USE_LEGACY_KERAS {state}. Import irnet_tf before "
-            "tensorflow, or set TF_USE_LEGACY_KERAS=1 before either is imported (in a "
-            "notebook: restart the kernel first)."
+            "tensorflow, or set TF_USE_LEGACY_KERAS=1 before either is imported "
+            "(in a notebook: restart the kernel first)."
         )
 
     import tensorflow as tf
@@ -29,6 +29,6 @@ def require_keras_2() -> None:
     if not tf.keras.Model.__module__.startswith("tf_keras."):
         raise ImportError(
             "irnet_tf needs Keras 2, but tf.keras is Keras 3: TF_USE_LEGACY_KERAS=1 was set "
-            "after TensorFlow had chosen. Set it before tensorflow is imported, or import "
-            "irnet_tf first."
+            "after TensorFlow had chosen. Import irnet_tf before tensorflow, or set the variable "
+            "before either is imported (in a notebook: restart the kernel first)."
         )

@@ -162,7 +162,7 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     accuracy.set_ylabel("test accuracy, %")
     loss.set_ylabel("training loss, nats")
     loss.set_yscale("log")
-    _plain_log_ticks(loss)
+    _figures.plain_log_ticks(loss.yaxis)
     for axes in (accuracy, loss):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -220,14 +220,6 @@ def _curve(axes, group, column, factor, i, label):
     if len(group.runs) > 1:
         low, high = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _plain_log_ticks(axes):
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=15))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _mean(values: list[float], digits: int = 2) -> str:

@@ -1,6 +1,9 @@
 """What the documents tell people to type."""
 
+import os
 import re
+import subprocess
+import sys
 
 from irnet_tf.description import describe
 import numpy as np
@@ -65,3 +68,29 @@ def test_tfjob_is_one():
     devices = worker["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
     [batch] = [c for c in container["command"] if c.startswith("--batch_size=")]
     assert int(batch.split("=")[1]) % devices == 0
+
+
+_CELLS = """
+import tensorflow as tf; tf.keras.Model
+import irnet_tf
+import os; os.environ["TF_USE_LEGACY_KERAS"] = "1"; import irnet_tf
+import zoo
+from irnet_tf.models import cifar_resnet
+"""
+
+
+def test_a_notebook_that_imported_tensorflow_first_is_told_to_restart():
+    """Cell after cell in one kernel, which goes on after an error."""
+    code = "".join(
+        f"try:\n    {cell}\nexcept BaseException as e:\n    print(type(e).__name__, e)\n"
+        for cell in _CELLS.strip().splitlines()
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    answers = done.stdout.splitlines()
+    assert len(answers) == 4, done.stdout + done.stderr
+    for answer in answers:
+        assert answer.startswith("ImportError irnet_tf needs Keras 2, but "), answer
+        assert "Import irnet_tf before tensorflow" in answer and "restart the kernel" in answer

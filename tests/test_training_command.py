@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from irnet_tf.training import Recipe
+from irnet_tf.training.progress import Progress
 import numpy as np
 from PIL import Image
 import pytest
@@ -267,3 +268,17 @@ def test_flags_make_the_run_and_evaluation_gives_its_accuracy(tmp_path):
     assert "all 360 test images of digits (scikit-learn)" in out
     half = run_train(*flags, "--mode=evaluate", "--mixed_precision=mixed_bfloat16").stdout
     assert half.split("loss ")[1] != out.split("loss ")[1], "the precision was ignored"
+
+
+def test_a_bar_says_compiling_until_the_first_step(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    progress = Progress(epochs=2, steps=3, quiet=False)
+    logs = {"loss": 1.25, "accuracy": 0.5}
+    with progress.epoch(1, 0):
+        assert "0/3" in (drawn := capsys.readouterr().err) and "compiling" in drawn
+        progress.after_step(1, logs, lambda loss: None)
+        assert "loss 1.250, accuracy 50.0%" in (drawn := capsys.readouterr().err)
+        assert "compiling" not in drawn.rpartition("\r")[2]
+    with progress.epoch(2, 0):
+        assert "compiling" not in capsys.readouterr().err

@@ -166,6 +166,7 @@ def test_from_a_file_alone_in_a_fresh_process(digit, tmp_path):
     done = zoo_process("predict", "mine.safetensors", path, "--top=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    assert done.stderr == "", "TensorFlow's chatter"
     assert lines[0] == str(path) and len(lines) == 3
     assert re.fullmatch(rf" +\d+\.\d\d % +{label}", lines[1])
 

@@ -136,7 +136,7 @@ def _test_images(model, options):
     else:
         source = data.load(name, options.data_dir)
         pixels, labels = _take(source.test, expected, options.images)
-        images_are = f"test images of {source.name}"
+        images_are = f"test images of {source.name.removeprefix('images of ')}"
         if source.num_classes != model.output_shape[-1]:
             labels = None
     if options.uint8_input:

@@ -91,7 +91,7 @@ def report(network: str, out, *, data: str | None, data_dir: str | None, count: 
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "layers.csv", analysis.as_csv(facts))
     write_atomically(out / "layers.md", analysis.as_markdown(facts))
-    title = f"{network}; activations on {words}" if words else str(network)
+    title = f"{network}\nactivations on {words}" if words else str(network)
     analysis.draw_layers(facts, out / "layers", title)
     details = Path(network) / "details.csv"
     if details.exists():

@@ -86,7 +86,7 @@ def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
     for axes, name, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("flip_ratio", "gradient_norm"),
-        ("share of weights that changed sign in the epoch, %", "norm of the loss's gradient"),
+        ("share of weights that changed sign in the epoch, %", "norm of the loss's gradient, nats"),
     ):
         grid = np.full((len(layers), len(epochs)), np.nan)
         for row in details:
@@ -105,7 +105,9 @@ def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
         axes.set_yticks(range(len(layers)), layers, fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
-        figure.colorbar(mesh, ax=axes, label=label)
+        bar = figure.colorbar(mesh, ax=axes, label=label)
+        if scale is not None:
+            _figures.plain_log_ticks(bar.ax.yaxis)
     axes.invert_yaxis()  # shared
     figure.axes[0].set_ylabel("layer, from input to output")
     return _figures.save(figure, path)

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+from irnet_tf import _figures
 from irnet_tf.training.run_folder import best_row
 
 
@@ -32,19 +33,24 @@ def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
 def figure_of(rows: list[dict], title: str):
     """The picture as a Matplotlib figure."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(title)
     accuracy, loss, course = figure.subplots(1, 3)
     marker = "." if len(rows) < 30 else None
-    for split, dashes in (("train", "--"), ("test", "-")):
-        style = {"label": split, "marker": marker, "linestyle": dashes}
+    dark, bright = _figures.COLOURS[:2]
+    for split, dashes, colour in (("train", "--", bright), ("test", "-", dark)):
+        style = {"label": split, "marker": marker, "linestyle": dashes, "color": colour}
         accuracy.plot(epochs, [100 * r[f"{split}_accuracy"] for r in rows], **style)
         loss.plot(epochs, [r[f"{split}_loss"] for r in rows], **style)
-    course.plot(epochs, [r["learning_rate"] for r in rows], marker=marker, label="learning rate")
-    course.plot(epochs, [r["ede_t"] for r in rows], "--", marker=marker, label="EDE's t")
+    for name, column, dashes, colour in (
+        ("learning rate", "learning_rate", "-", dark),
+        ("EDE's t", "ede_t", "--", bright),
+    ):
+        values = [row[column] for row in rows]
+        course.plot(epochs, values, dashes, color=colour, marker=marker, label=name)
     best = best_row(rows)
     accuracy.set_title(
         f"best test accuracy {100 * best['test_accuracy']:.2f} % in epoch {best['epoch']:.0f}"
@@ -54,15 +60,14 @@ def figure_of(rows: list[dict], title: str):
     course.set_ylabel("learning rate and t (log scale)")
     loss.set_yscale("log")
     losses = [row[f"{split}_loss"] for row in rows for split in ("train", "test")]
-    if max(losses) < 10 * min(losses):  # powers of ten would be one tick, or none
+    _figures.plain_log_ticks(loss.yaxis)
+    if max(losses) < 10 * min(losses):  # 1, 2, 5 would be two ticks, or none
         loss.yaxis.set_major_locator(MaxNLocator(nbins=6))
-    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    loss.yaxis.set_minor_formatter(NullFormatter())
     # Linear near zero, where a cosine ends.
     highest = max(row["learning_rate"] for row in rows) or 1.0
     decade = 10.0 ** math.ceil(math.log10(1e-3 * highest))
     course.set_yscale("symlog", linthresh=decade)
-    course.set_ylim(bottom=-1e-4 * highest)
+    course.set_ylim(-1e-4 * highest, 2 * max(highest, *(row["ede_t"] for row in rows)))
     for axes in (accuracy, loss, course):
         axes.set_xlabel("epoch")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)

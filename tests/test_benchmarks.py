@@ -1,0 +1,57 @@
+"""`benchmarks/run.py`: every table, in a quick version."""
+
+import json
+import os
+import subprocess
+import sys
+
+from irnet_tf.training.identity import versions
+import pytest
+
+from tests.conftest import ROOT
+
+SCRIPT = ROOT / "benchmarks/run.py"
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=900,
+    )
+
+
+@pytest.mark.slow
+def test_all_tables_are_printed_and_kept(tmp_path):
+    pytest.importorskip("larq_compute_engine")
+    pytest.importorskip("openvino")
+    done = run("--quick", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    [path] = tmp_path.glob("*.json")
+    kept = json.loads(path.read_text())
+    assert kept["quick"] and kept["versions"] == versions() and kept["processor"]
+    tables = kept["tables"]
+    assert list(tables) == ["step", "memory", "input", "size", "latency"]
+    assert tables["step"][0]["ratio"] == 1 and min(r["ms a step"] for r in tables["step"]) > 0
+    for row in tables["memory"]:
+        assert 50 < row["before the network, MB"] < row["peak, MB"] < 20_000
+    sizes = {row["file"]: row["bytes"] for row in tables["size"]}
+    assert sizes["1-bit weights file"] == 50_512  # zoo/sizes.csv
+    assert 1e6 < sizes["TensorFlow Lite float twin"] < 1.2e6  # 271,354 parameters of 4 bytes
+    assert sizes["Larq Compute Engine"] < sizes["TensorFlow Lite float twin"] / 8
+    readers = [row["reader"] for row in tables["input"]]
+    assert {"ours, to the device", "larq-zoo, without jitter"} <= set(readers)
+    names = {row["file"] for row in tables["latency"]}
+    assert {"Larq Compute Engine", "OpenVINO 1-bit, binary", "OpenVINO float twin"} <= names
+    assert all(0 < row["clock min"] <= row["clock med."] for row in tables["latency"])
+    text = path.with_suffix(".md").read_text()
+    for words in (*tables, kept["date"], kept["processor"], "tensorflow 2.19", "| network |"):
+        assert words in text and (words in done.stdout or words not in tables)
+
+
+def test_an_unknown_table_is_answered_with_those_there_are(tmp_path):
+    done = run("--tables=steps", f"--out={tmp_path / 'none'}")
+    assert done.returncode == 2 and not (tmp_path / "none").exists()
+    assert "there is no table steps; there are step, memory, input, size, latency" in done.stderr
