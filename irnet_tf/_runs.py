@@ -23,6 +23,8 @@ class Run:
         settings: what else decides how the run went, from a dotted name to its value.
         rows: of metrics.csv, with numbers; epochs are counted from 1.
         epochs: how many it should have; None where it is not known.
+        shipped: test accuracy of the weights that were shipped, measured in float32 whatever the
+            training computed in; None where none were.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Run:
     settings: Mapping
     rows: Sequence[Mapping[str, float]]
     epochs: int | None = None
+    shipped: float | None = None
 
     @property
     def last(self) -> Mapping[str, float]:
@@ -70,6 +73,8 @@ def read_run(path) -> Run:
         return Run(path.stem, "", "", None, {}, rows)
     identity = json.loads(config.read_text())["identity"]
     settings = _flat(identity)
+    result = path / "result.json"
+    result = json.loads(result.read_text()) if result.exists() else {}
     return Run(
         name=path.resolve().name,
         network=identity["network"],
@@ -78,6 +83,7 @@ def read_run(path) -> Run:
         settings={k: v for k, v in settings.items() if k not in _NO_CHANGE},
         rows=rows,
         epochs=settings.get("recipe.epochs"),
+        shipped=result.get("shipped", {}).get("accuracy"),
     )
 
 

@@ -55,6 +55,7 @@ class Group:
             epochs += f" of {runs[0].epochs}"
         rates = [row["images_per_second"] for run in runs for row in run.rows]
         seconds = [sum(row["seconds"] for row in run.rows) for run in runs]
+        shipped = [100 * run.shipped for run in runs if run.shipped is not None]
         return {
             "network": self.network or "-",
             "data": self.data or "-",
@@ -63,6 +64,7 @@ class Group:
             "epochs": epochs,
             "last %": _mean([100 * v for v in self.values("last", "test_accuracy")]),
             "best %": _mean([100 * v for v in self.values("best", "test_accuracy")]),
+            "shipped %": _mean(shipped) if shipped else "",
             "best epoch": _span(self.values("best", "epoch"), "{:.0f}"),
             "train %": _mean([100 * v for v in self.values("last", "train_accuracy")]),
             "last loss": _mean(self.values("last", "test_loss"), 3),
@@ -126,7 +128,7 @@ def _values(name: str, peers: list[Run]) -> set[str]:
 def as_csv(groups: Sequence[Group]) -> str:
     """The table as CSV; numbers as in Markdown, deviations in columns of their own."""
     text = io.StringIO()
-    rows = [_split_deviations(group.row()) for group in groups]
+    rows = [_split_deviations(row) for row in _rows(groups)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
@@ -136,7 +138,7 @@ def as_csv(groups: Sequence[Group]) -> str:
 
 def as_markdown(groups: Sequence[Group]) -> str:
     """The table as Markdown that also reads well in a terminal."""
-    rows = [group.row() for group in groups]
+    rows = _rows(groups)
     names = list(rows[0])
     lines = [names, *([row[name].replace("|", "\\|") for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
@@ -199,6 +201,12 @@ def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
             write_atomically(out / name, text)
         draw(groups, out / "curves", title)
     return groups
+
+
+def _rows(groups):
+    """The table's, without a column that is empty."""
+    rows = [group.row() for group in groups]
+    return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]
 
 
 def _curve(axes, group, column, factor, i, label):
