@@ -24,6 +24,7 @@ from irnet_tf.training.cluster import STRATEGIES
 from irnet_tf.training.past import read_past
 from irnet_tf.training.run_folder import RunFolder
 import zoo
+from zoo.loading import describe_network
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
@@ -47,7 +48,7 @@ flags.DEFINE_string(
     "weights",
     None,
     "weights file, or 'pretrained': to begin with, or to evaluate; a run's best.safetensors if an "
-    "evaluation is not given any",
+    "evaluation is not given any. A file that is evaluated says of which network and data it is",
 )
 OWN = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
 RECIPE = flags_of.define_recipe_flags(FLAGS)
@@ -58,17 +59,20 @@ flags.adopt_module_key_flags(flags_of)
 def main(argv):
     given = flags_of.given(FLAGS, [*OWN, *RECIPE, *NETWORK])
     flags_of.check(argv, given)
-    if FLAGS.mode == "evaluate":
+    file = FLAGS.mode == "evaluate" and FLAGS.weights not in (None, "pretrained")
+    alone = file and not FLAGS["model"].present
+    if FLAGS.mode == "evaluate" and (FLAGS.output_dir or not alone):
         past = read_past(RunFolder(output_dir()))
         if past is not None:
             return evaluate_run(past)
         if FLAGS.output_dir and not (FLAGS["model"].present or FLAGS.weights):
             raise ValueError(f"output_dir {output_dir()!r} holds no run; which model is meant?")
-    entry = zoo.info(FLAGS.model)
+    name, said = of_file(FLAGS.weights) if alone else (FLAGS.model, {})
+    entry = zoo.info(name)
     recipe = flags_of.choose_recipe(FLAGS.recipe, entry.recipes)
-    recipe = flags_of.changed(recipe, flags_of.given(FLAGS, RECIPE))
+    recipe = flags_of.changed(recipe, {**said, **flags_of.given(FLAGS, RECIPE)})
     arguments = flags_of.given(FLAGS, NETWORK)
-    flags_of.check_network(FLAGS.model, entry.builder, arguments)
+    flags_of.check_network(name, entry.builder, arguments)
     RunFolder(output_dir()).check_it_can_be_one()
     strategy = training.make_strategy(FLAGS.strategy)
     images = data.load(
@@ -105,6 +109,16 @@ def main(argv):
             f"{result['images_per_second']:.0f} images/s\n"
             f"curves, weights and logs are in {output_dir()}"
         )
+
+
+def of_file(path):
+    """The name of a weights file's network, and the data it was trained on, as a recipe has it."""
+    known = describe_network(path)
+    if known.network is None:
+        raise ValueError(
+            f"weights {path!r} do not name a network of the zoo; which model is meant?"
+        )
+    return known.network, {k: v for k, v in (known.recipe or {}).items() if k == "data"}
 
 
 def load(entry, weights, arguments):

@@ -1,5 +1,9 @@
 """larq-zoo's networks in the zoo: built, saved, loaded and trained like our own."""
 
+import csv
+import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -11,8 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from zoo import export
 
-from tests.conftest import ROOT, randomise_batch_norm
+from tests.conftest import ROOT, randomise_batch_norm, result_of, run_train
 
 SMALL = {"num_classes": 10, "input_shape": (32, 32, 3)}
 IR_NET = {"kernel_quantizer": "libra_pb", "input_quantizer": "ede_sign"}
@@ -69,6 +74,76 @@ def test_a_file_alone_rebuilds_them(quantizers, tmp_path, x):
         last = tf.keras.Model(model.input, model.get_layer("dense").input)(x)
         same = tf.keras.Model(tuned.input, tuned.get_layer("dense").input)(x)
         np.testing.assert_array_equal(last, same)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "quantizers"), [("BiRealNet", IR_NET), ("QuickNetSmall", {})])
+def test_trained_on_digits_by_train_py(network, quantizers, tmp_path):
+    """They learn, and the file that is left is evaluated without another word to the same."""
+    run = tmp_path / "run"
+    run_train(
+        f"--model=larq_zoo/{network}", "--data=digits", "--input_shape=32,32,3",
+        "--augmentation=shift", "--epochs=2", "--batch_size=32", "--learning_rate=0.01",
+        *(f"--{name}={alias}" for name, alias in quantizers.items()), f"--output_dir={run}",
+    )  # fmt: skip
+    with open(run / "metrics.csv", newline="") as file:
+        first, last = csv.DictReader(file)
+    assert float(last["train_loss"]) < float(first["train_loss"])
+    assert float(last["train_accuracy"]) > 0.3
+    best = result_of(run)["best"]["accuracy"]
+    file = shutil.move(run / "best.safetensors", tmp_path / "mine.safetensors")
+    shutil.rmtree(run)
+    out = run_train("--mode=evaluate", f"--weights={file}", cwd=tmp_path).stdout
+    assert out.startswith(f"larq_zoo/{network}, {file}: accuracy {best:.2%}"), out
+    model = zoo.load(file)
+    kinds = {
+        (type(layer.kernel_quantizer).__name__, type(layer.input_quantizer).__name__)
+        for layer in model.layers
+        if getattr(layer, "input_quantizer", None)
+    }
+    assert kinds == {("LibraPB", "EDESign") if quantizers else ("SteSign", "SteSign")}
+    assert describe(model).classes == tuple("0123456789")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("output", "operator", "needs"),
+    [
+        ("net.tflite", "LceBconv2d", "larq_compute_engine"),
+        ("net.xml", "BinaryConvolution", "openvino"),
+    ],
+)
+def test_exported(output, operator, needs, tmp_path):
+    """By the project's own proof equal to the network, a softmax at its end included."""
+    pytest.importorskip(needs)
+    model = zoo.load("larq_zoo/BinaryDenseNet28", None, **SMALL, **IR_NET)
+    randomise_batch_norm(model)
+    save_weights(model, tmp_path / "mine.safetensors")
+    flags = ["--images=4", *(["--form=binary"] if needs == "openvino" else [])]
+    export.main([str(tmp_path / "mine.safetensors"), f"--output={tmp_path / output}", *flags])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["operators"][operator] == 23 and report["comparison"]["equal"]
+    assert (tmp_path / output).stat().st_size > 1000
+    pixels = np.random.default_rng(1).integers(0, 256, (50, 60, 3), np.uint8)
+    [found] = zoo.predict(tmp_path / output, pixels, top=None)
+    [expected] = zoo.predict(model, pixels, top=None)
+    assert sum(p for _, p in found) == pytest.approx(1, abs=1e-4)
+    assert dict(found) == pytest.approx(dict(expected), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("network", "suffix", "message"),
+    [
+        ("BiRealNet", "tflite", "'quant_conv2d_9' gets 2x2 pixels.* larger input_shape"),
+        ("QuickNetSmall", "tflite", "'quant_depthwise_conv2d' is a QuantDepthwiseConv2D"),
+        ("QuickNetSmall", "xml", "'quant_depthwise_conv2d' is a QuantDepthwiseConv2D"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_by_its_layers_name(network, suffix, message, tmp_path):
+    flags = ["--weights=none", "--num_classes=10", "--input_shape=32,32,3"]
+    with pytest.raises(SystemExit) as error:
+        export.main([f"larq_zoo/{network}", f"--output={tmp_path / 'net'}.{suffix}", *flags])
+    assert re.search(message, str(error.value)) and "\n" not in str(error.value)
 
 
 def test_names_of_layers_do_not_depend_on_the_process():

@@ -71,6 +71,44 @@ def test_every_form_of_images_gives_the_same(model, digits, folder):
     ]
 
 
+def test_grey_images_and_pillows_and_many_in_a_list(model, digits):
+    images = digits[0]
+    expected = zoo.predict(model, images[:2])
+    grey = images[:2, ..., :1]
+    assert np.array_equal(images[:2], grey.repeat(3, -1))
+    pillow = [Image.fromarray(image) for image in images[:2]]
+    for form in (grey, list(grey), list(grey[..., 0]), [grey], pillow, [images[:1], pillow[1]]):
+        assert zoo.predict(model, form) == expected
+    palette = pillow[0].convert("P")  # its array holds indices, not colours
+    assert zoo.predict(model, palette)[0][0][0] == expected[0][0][0]
+    assert len(zoo.predict(model, (image for image in images[:37]))) == 37
+
+
+def test_values_that_are_no_pixels_are_warned_of(model, digits):
+    images = digits[0][:2]
+    wrong = {
+        "from 0 to 1, .* multiply": images / np.float32(255),
+        "before they are normalised": DIGITS.normalise(images),
+        "from 0 to 256": np.full((2, 8, 8, 3), 256) * [0, 1, 1],
+        "multiply": images > 127,
+    }
+    for match, form in wrong.items():
+        for look in (zoo.predict, lambda model, form: zoo.preprocess_input(form, model)):
+            with pytest.warns(UserWarning, match=match):
+                look(model, form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kinds = (images.astype(kind) for kind in ("int64", "uint32", "float16"))
+        for form in (images, *kinds, images * 0.5, np.zeros((9, 9, 3))):
+            zoo.predict(model, form)
+
+
+def test_in_a_pipeline(digits):
+    images = digits[0][:4]
+    found = tf.data.Dataset.from_tensors(images).map(lambda x: zoo.preprocess_input(x, NAME))
+    np.testing.assert_array_equal(next(iter(found)), zoo.preprocess_input(images, NAME))
+
+
 def test_names_and_files(digits):
     images, labels = digits
     shipped = f"{zoo.__path__[0]}/weights/digits_resnet20_bireal_1w1a.safetensors"
@@ -140,8 +178,9 @@ def test_files_that_are_no_images(model, tmp_path, content):
 
 
 def test_what_is_no_image(model, tmp_path, monkeypatch):
-    for images in (np.zeros((2, 2)), np.zeros((1, 0, 5, 3)), np.zeros((2, 2, 4)), 3):
-        with pytest.raises(ValueError, match="images must be"):
+    shapes = (2,), (1, 0, 5, 3), (2, 2, 4), (5, 28, 28)
+    for images in (*map(np.zeros, shapes), 3, b"image", [("image", 3)], {"image": 3}):
+        with pytest.raises((ValueError, FileNotFoundError), match="images must be|'image'"):
             zoo.predict(model, images)
     with pytest.raises(ValueError, match="not finite"):
         zoo.predict(model, np.full((2, 2, 3), np.nan))

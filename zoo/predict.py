@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 from pathlib import Path
+import warnings
 
 from irnet_tf._files import read_regular
 from irnet_tf.description import Description, describe
@@ -34,8 +35,9 @@ def predict(
         network: a name of the zoo, the path of a weights file or of an exported file (`.xml`,
             `.tflite`), or a model that describes itself (of `zoo.load`).
         images: the path of a JPEG or PNG file; that of a folder, all of whose such files are
-            taken (see `image_files`); a list of paths; or arrays of pixels, 0 to 255, `[height,
-            width, 3]` or `[batch, height, width, 3]`, or a list of them.
+            taken (see `image_files`); pixels, 0 to 255, as of `preprocess_input`; an image of
+            Pillow's; or a list of any of these but folders. What seems not to be pixels 0 to 255
+            is warned of.
         top: how many classes to give an image; None: all.
 
     Returns:
@@ -69,13 +71,15 @@ def predict(
     return decode_predictions(tf.concat(found, 0), description, top=top)
 
 
+@tf.autograph.experimental.do_not_convert  # in a pipeline
 def preprocess_input(
     images, network: str | os.PathLike | tf.keras.Model | Preprocessing
 ) -> tf.Tensor:
     """Crop, resize and normalise images as a network was evaluated.
 
     Args:
-        images: pixels 0 to 255 of any type, `[height, width, 3]` or `[batch, height, width, 3]`.
+        images: pixels 0 to 255 of any type, `[height, width, 3]` or `[batch, height, width, 3]`;
+            grey ones `[height, width]` or `[..., 1]`. May be part of a `tf.data` pipeline.
         network: a name of the zoo, the path of a weights file, a model that describes itself, or
             a `Preprocessing`.
 
@@ -87,17 +91,47 @@ def preprocess_input(
     """
     if not isinstance(network, Preprocessing):
         network = _described(network).preprocessing
-    images = tf.convert_to_tensor(images)
+    images = _rgb(images)
+    if tf.executing_eagerly():  # in a pipeline nothing can be said of values
+        _check_values(images)
+    return network(images)
+
+
+def _rgb(images) -> tf.Tensor:
+    """`[batch, height, width, 3]`; of grey images all three are the same."""
+    try:
+        images = tf.convert_to_tensor(images)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"images must be numbers, got {type(images).__name__}: {error}") from error
+    shape = images.shape
+    if images.dtype in (tf.bool, tf.uint32, tf.uint64):  # TensorFlow resizes none of these
+        images = tf.cast(images, tf.float32)
+    if shape.rank == 2:
+        images = images[..., None]
     if images.shape.rank == 3:
         images = images[None]
-    if images.shape.rank != 4 or images.shape[-1] != 3 or 0 in images.shape[1:3]:
+    if images.shape.rank != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:3]:
         raise ValueError(
             "images must be [height, width, 3] or [batch, height, width, 3], pixels 0 to 255, got "
-            f"shape {tuple(images.shape)}"
+            f"shape {tuple(shape)}; grey ones [height, width] or [..., 1]"
         )
-    if not tf.reduce_all(tf.math.is_finite(tf.cast(images, tf.float32))):
+    return tf.tile(images, (1, 1, 1, 3)) if images.shape[-1] == 1 else images
+
+
+def _check_values(images):
+    values = tf.cast(images, tf.float32)
+    if not tf.reduce_all(tf.math.is_finite(values)):
         raise ValueError("images hold numbers that are not finite")
-    return network(images)
+    if not len(values):
+        return
+    low, high = float(tf.reduce_min(values)), float(tf.reduce_max(values))
+    small = images.dtype.is_floating and 0 <= low < high <= 1
+    if small or low < 0 or high > 255:
+        warnings.warn(
+            f"the images have values from {low:g} to {high:g}, and are taken as pixels from 0 to "
+            f"255: {'multiply them by 255' if small else 'give them before they are normalised'}",
+            stacklevel=3,
+        )
 
 
 def decode_predictions(
@@ -174,20 +208,20 @@ def read_image(path: str | os.PathLike) -> tf.Tensor:
 
 def _pixels(images) -> Iterator:
     """One image, or one batch of them, at a time."""
-    if isinstance(images, (str, os.PathLike)):
-        folder = os.path.isdir(images)
-        yield from map(read_image, image_files(images) if folder else [images])
-    elif isinstance(images, (np.ndarray, tf.Tensor)):
-        whole = images if len(images.shape) == 4 else images[None]
-        yield from (whole[i : i + _BATCH] for i in range(0, len(whole), _BATCH))
-    elif isinstance(images, Iterable):
-        for image in images:
-            yield read_image(image) if isinstance(image, (str, os.PathLike)) else image
-    else:
-        raise ValueError(
-            "images must be a path, a folder, arrays or a list of them, got "
-            f"{type(images).__name__}"
-        )
+    one = isinstance(images, (str, os.PathLike, np.ndarray, tf.Tensor))
+    if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
+        images = image_files(images)
+    elif one or not isinstance(images, Iterable):
+        images = [images]
+    for image in images:
+        if isinstance(image, (str, os.PathLike)):
+            image = read_image(image)
+        elif hasattr(image, "convert"):  # Pillow's
+            image = np.asarray(image.convert("RGB"))
+        if len(getattr(image, "shape", ())) == 4:
+            yield from (image[i : i + _BATCH] for i in range(0, len(image), _BATCH))
+        else:
+            yield image
 
 
 def _described(network) -> Description:
