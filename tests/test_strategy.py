@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 from irnet_tf.training import make_strategy
 from irnet_tf.training.cluster import _slurm
@@ -276,6 +277,14 @@ def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
     reader = tf.train.load_checkpoint(tmp_path / "checkpoints")
     step = int(reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
     assert 0 < step < 200 and step % 10 == 0
+
+
+def test_a_worker_says_that_it_waits_and_can_be_interrupted(tmp_path):
+    process = start_tiny(tmp_path, env=tf_config(2)[1])
+    wait_for(process, "worker 0 waits for all of the cluster")
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
 
 
 def test_an_error_of_the_chief_is_everyones(tmp_path):

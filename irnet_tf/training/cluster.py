@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import sys
+import threading
 import time
 
 from irnet_tf._checks import check_choice
@@ -52,18 +56,37 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
 
 def _join(resolver) -> tf.distribute.Strategy:
-    """Waits for the other workers, as long as TensorFlow does."""
+    """Waits for the other workers, as long as TensorFlow does; Ctrl-C ends it."""
     began = time.monotonic()
+    workers = resolver.cluster_spec().as_dict()
+    print(
+        f"{resolver.task_type} {resolver.task_id} waits for all of the cluster {workers}",
+        file=sys.stderr,
+        flush=True,
+    )
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        with _ending_at_interrupts():
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (tf.errors.OpError, RuntimeError) as error:
-        workers = resolver.cluster_spec().as_dict()
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"could not join the cluster {workers} within {time.monotonic() - began:.0f} s "
             f"({reason[0] if reason else type(error).__name__}); start this program on all of "
             "them, with addresses at which they reach each other"
         ) from error
+
+
+@contextlib.contextmanager
+def _ending_at_interrupts():
+    """TensorFlow waits in C++, where Python's handler of SIGINT would never be called."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cluster():

@@ -49,7 +49,8 @@ def training_batches(
     """The batches that `train` trains on, epoch behind epoch, for `fit` or a loop of one's own.
 
     They are repeated without end, so that workers need not ask each other whether there is more:
-    tell `fit` the `steps_per_epoch`.
+    tell `fit` the `steps_per_epoch`. Images come as bytes; the model, which must have been
+    compiled before, changes and normalises them on the devices that train.
 
     Args:
         model: of whose strategy's replicas each gets its share.
@@ -63,6 +64,9 @@ def training_batches(
         ValueError: if the batch is larger than the split or cannot be shared evenly.
     """
     preprocessing = preprocessing_of(model, preprocessing)
+    data_module.augment_on_device(
+        model, augmentation=recipe.augmentation, preprocessing=preprocessing
+    )
 
     def batches(context):
         return data_module.training_batches(
@@ -77,6 +81,7 @@ def training_batches(
             workers=context.num_input_pipelines,
             worker=context.input_pipeline_id,
             replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+            on_device=True,
         ).repeat()
 
     return model.distribute_strategy.distribute_datasets_from_function(batches)
