@@ -11,6 +11,7 @@ import larq as lq
 import numpy as np
 import pytest
 import tensorflow as tf
+import zoo
 
 from tests import test_export
 from tests.conftest import ROOT, randomise_batch_norm
@@ -121,6 +122,26 @@ def test_other_networks(make):
     for form in ("binary", "int8"):
         seen = export.compare(model, export.to_openvino(model, form=form), images)
         assert seen["equal"], (form, seen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in zoo.list_models() if name.endswith("_fp")])
+def test_full_precision_twins_err_no_more_than_tensorflow(name):
+    model = zoo.load(name, weights=None)
+    images = noise(model, 2)
+    expected = calibrated(model, images).predict(images, verbose=0)
+    made = outputs(export.to_openvino(model), images)
+    tf.keras.mixed_precision.set_global_policy("float64")
+    try:
+        exact = zoo.load(name, weights=None)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    exact.set_weights(model.get_weights())
+    exact = exact.predict(images, verbose=0)
+    assert np.ptp(exact) > 0.1
+    rounding = np.abs(expected - exact).max()
+    assert np.abs(made - exact).max() <= 3 * rounding + 1e-6 * np.abs(exact).max()
+    assert rounding < 1e-2 * np.abs(exact).max()
 
 
 def test_layers_of_other_networks():

@@ -112,9 +112,10 @@ def flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tensor:
     """Pads 4 zeros a side and crops at random: for digits, which must not be flipped."""
     size = images.shape[1]
+    images = tf.cast(images, tf.float32)  # GPUs gather no uint8, and count in no int32
     padded = tf.pad(images, [[0, 0], [4, 4], [4, 4], [0, 0]])
-    offsets = tf.cast(numbers[:, :2] * 9, tf.int32)
-    rows = columns = tf.range(size)[None]
+    offsets = tf.cast(numbers[:, :2] * 9, tf.int64)
+    rows = columns = tf.range(size, dtype=tf.int64)[None]
     if flip:
         columns = tf.where(numbers[:, 2:3] < 0.5, size - 1 - columns, columns)
     images = tf.gather(padded, offsets[:, :1] + rows, axis=1, batch_dims=1)
