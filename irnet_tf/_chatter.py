@@ -18,7 +18,9 @@ def drop_chatter_of_commands() -> None:
     A script asks with a global `__drops_chatter__` before it imports irnet_tf. While Python
     looks for the module that `-m` names, `sys.argv[0]` is `"-m"`.
     """
-    if sys.argv[:1] == ["-m"] or hasattr(sys.modules["__main__"], "__drops_chatter__"):
+    named = {argument.split(".")[0] for argument in sys.orig_argv}
+    ours = sys.argv[:1] == ["-m"] and named & {"irnet_tf", "zoo"}
+    if ours or hasattr(sys.modules["__main__"], "__drops_chatter__"):
         drop_chatter()
 
 
