@@ -16,7 +16,7 @@ import zoo
 from tests.conftest import ROOT, run_train
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*"))]
-DOCUMENTS = [path for path in DOCUMENTS if "train.py" in path.read_text()]
+DOCUMENTS = [path for path in DOCUMENTS if b"train.py" in path.read_bytes()]
 
 
 def blocks(language):

@@ -182,6 +182,10 @@ def test_what_is_no_image(model, tmp_path, monkeypatch):
     for images in (*map(np.zeros, shapes), 3, b"image", [("image", 3)], {"image": 3}):
         with pytest.raises((ValueError, FileNotFoundError), match="images must be|'image'"):
             zoo.predict(model, images)
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    for images in (pixels[0].tolist(), tf.data.Dataset.from_tensors((pixels, [1]))):
+        with pytest.raises(ValueError, match="images must be paths or arrays.*labels out"):
+            zoo.predict(model, images)
     with pytest.raises(ValueError, match="not finite"):
         zoo.predict(model, np.full((2, 2, 3), np.nan))
     with pytest.raises(ValueError, match="no images"):

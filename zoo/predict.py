@@ -218,6 +218,11 @@ def _pixels(images) -> Iterator:
             image = read_image(image)
         elif hasattr(image, "convert"):  # Pillow's
             image = np.asarray(image.convert("RGB"))
+        elif isinstance(image, (list, tuple)):  # rows of numbers, or images with their labels
+            raise ValueError(
+                f"images must be paths or arrays of pixels, got a {type(image).__name__} among "
+                "them: make an array of numbers in lists, and leave labels out"
+            )
         if len(getattr(image, "shape", ())) == 4:
             yield from (image[i : i + _BATCH] for i in range(0, len(image), _BATCH))
         else:
