@@ -106,7 +106,7 @@ def keep(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 def flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Half of the images are flipped, left to right."""
-    return tf.where(numbers[:, 4, None, None, None] < 0.5, images[:, :, ::-1], images)
+    return tf.where(numbers[:, 4, None, None, None] < 0.5, tf.reverse(images, [2]), images)
 
 
 def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tensor:
