@@ -28,12 +28,13 @@ TRAINED = [name for name in zoo.list_models() if zoo.info(name).weights]
 
 
 def zoo_process(*arguments, cwd=ROOT):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}  # as users
     return subprocess.run(
         [sys.executable, "-m", "zoo", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT)},
         timeout=600,
     )
 

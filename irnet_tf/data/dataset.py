@@ -98,13 +98,13 @@ class Journal:
         """Add indices, int64 `[n]`; an operation of a graph."""
         return tf.print(indices, summarize=-1, output_stream=f"file://{self.path}")
 
-    def read(self) -> list[int]:
-        """All of them, in the order in which they were met, each as often as it was."""
-        text = Path(self.path).read_text()
-        return list(map(int, text.replace("[", " ").replace("]", " ").split()))
+    def read(self) -> list[list[int]]:
+        """What was written, in that order."""
+        lines = Path(self.path).read_text().splitlines()
+        return [list(map(int, line.strip("[]").split())) for line in lines]
 
     def each_once(self) -> list[int]:
-        return list(dict.fromkeys(self.read()))
+        return list(dict.fromkeys(index for written in self.read() for index in written))
 
     def warn(self) -> None:
         """Name those that were skipped and not named yet."""

@@ -119,9 +119,10 @@ def naming_unreadable_images():
         yield
     except tf.errors.InvalidArgumentError as error:
         for journal in list(Journal.all):
-            met = journal.read()[before.get(journal, 0) :]
-            if met and journal.unreadable == "stop":
-                raise UnreadableImages(list(map(journal.describe, dict.fromkeys(met)))) from error
+            written = journal.read()[before.get(journal, 0) :]
+            if written and journal.unreadable == "stop":
+                # Behind the first a pipeline that reads ahead may miss what it can read.
+                raise UnreadableImages(list(map(journal.describe, written[0]))) from error
         raise
     finally:
         for journal in list(Journal.all):
