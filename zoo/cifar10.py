@@ -82,6 +82,11 @@ vgg_small_1w1a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST_VGG_SMALL},
     paper=(0.904,),
+    weights=Weights(
+        "cifar10_vgg_small_1w1a.safetensors",
+        "3eecb8feb02440360ec90f1d6879bf3779d732add419cea9ca98353e26695f35",
+        945_972,
+    ),
 )
 vgg_small_fp = register_twin("cifar10/vgg_small_1w1a", paper=(0.917,))
 resnet18_normal_1w1a = register(
