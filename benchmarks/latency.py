@@ -25,9 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NNCF_TELEMETRY", "0")
 
 from irnet_tf import data, export  # noqa: E402
+from irnet_tf._machine import processor  # noqa: E402
 from irnet_tf.description import describe  # noqa: E402
 from irnet_tf.export import lce, openvino  # noqa: E402
-from irnet_tf.export.latency import processor  # noqa: E402
 from irnet_tf.export.rewrite import float_twin, trace  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402

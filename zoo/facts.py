@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
-from irnet_tf.training import Recipe
+from irnet_tf.training.identity import recipe_of
 from zoo.registry import Entry
 
 _NOT_GIVEN = object()
@@ -37,7 +37,7 @@ def command(entry: Entry) -> str:
     recipe = entry.recipe
     if entry.results:
         identity = entry.results["config"]["identity"]
-        recipe = run_recipe(identity)
+        recipe = recipe_of(identity)
         changes = {name: _changes(known, recipe) for name, known in entry.recipes.items()}
         nearest = min(changes, key=lambda name: len(changes[name]))
         flags = {} if nearest == "paper" else {"recipe": nearest}
@@ -48,14 +48,6 @@ def command(entry: Entry) -> str:
     if recipe.data != "digits":
         parts.append("--data_dir=D")
     return " ".join(parts)
-
-
-def run_recipe(identity: dict) -> Recipe:
-    """The recipe of a run, from its config.json; what an old run does not say is the default."""
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    values = {"mixed_precision": identity["mixed_precision"], **identity["recipe"]}
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    return Recipe(**plain)
 
 
 def size_text(count: int) -> str:
@@ -77,7 +69,7 @@ def _of_the_run(entry):
         f"{identity['seed']}",
         "trained on": f"{identity['data']['name']}: {identity['data']['train_images']:,} images, "
         f"tested on {identity['data']['test_images']:,}",
-        "recipe, as run": _recipe(run_recipe(identity)),
+        "recipe, as run": _recipe(recipe_of(identity)),
         "training": f"{_hours(result['seconds'])}, {_machine(machine)}, TensorFlow "
         f"{config['versions']['tensorflow']}",
         "repeat": command(entry),

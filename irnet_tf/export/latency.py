@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import time
 
-from irnet_tf._machine import processor
 import numpy as np
-
-__all__ = ["caveat", "interleaved_ms", "processor"]
 
 
 def interleaved_ms(runs: Mapping[str, Callable], seconds: float = 1.0, least: int = 5) -> dict:

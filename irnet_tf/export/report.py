@@ -7,10 +7,11 @@ from pathlib import Path
 
 from irnet_tf._checks import check_choice
 from irnet_tf._files import write_atomically
+from irnet_tf._machine import processor
 from irnet_tf.export import lce, openvino
 from irnet_tf.export.compare import compare, device_of
 from irnet_tf.export.inputs import normalisation
-from irnet_tf.export.latency import caveat, interleaved_ms, processor
+from irnet_tf.export.latency import caveat, interleaved_ms
 from irnet_tf.export.picture import draw
 from irnet_tf.export.plan import make_plan, require
 from irnet_tf.export.rewrite import float_twin, trace

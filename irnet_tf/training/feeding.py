@@ -138,15 +138,6 @@ class Evaluation:
         return totals(self._model)
 
 
-class _EachBatch(tf.keras.callbacks.Callback):
-    def __init__(self, call):
-        super().__init__()
-        self._call = call
-
-    def on_test_batch_end(self, batch, logs=None):
-        self._call()
-
-
 def evaluate(
     model: tf.keras.Model,
     data: data_module.Data,

@@ -72,6 +72,15 @@ def identity_of(
     }
 
 
+def recipe_of(identity: dict) -> Recipe:
+    """The recipe of a run; what an old run does not say is the default."""
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    values = {"mixed_precision": identity["mixed_precision"], **identity["recipe"]}
+    return Recipe(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+    )
+
+
 def begins_at_random(model: tf.keras.Model) -> bool:
     """Whether a model has random weights, as far as its description says."""
     description = describe(model)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from irnet_tf.description import BUILDERS
+from irnet_tf.training.identity import recipe_of
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.training.run_folder import RunFolder
 
@@ -96,14 +97,11 @@ def read_past(folder: RunFolder) -> Past | None:
     if identity is None:
         return None
     try:
-        names = {field.name for field in dataclasses.fields(Recipe)}
-        recipe = {name: _plain(v) for name, v in identity["recipe"].items() if name in names}
-        recipe["mixed_precision"] = identity["mixed_precision"]
         past = Past(
             network=identity["network"],
             builder=identity.get("builder"),
             arguments=dict(identity["arguments"]),
-            recipe=Recipe(**recipe),
+            recipe=recipe_of(identity),
             seed=identity["seed"],
             ede=identity["ede"],
             sync_batch_norm=identity.get("sync_batch_norm", False),
