@@ -11,6 +11,7 @@ import logging
 import os
 
 from larq import context as larq_context
+from larq import layers_base as larq_layers
 from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
 import tensorflow as tf
 from tensorflow.python.eager import context as tensorflow_context
@@ -31,7 +32,6 @@ __all__ = [
     "rename",
     "serialise_tflite",
     "tflite_schema",
-    "without_starvation_warning",
 ]
 
 
@@ -53,16 +53,31 @@ def _quantized_scope(quantize):
 larq_context.quantized_scope = _quantized_scope
 
 
-@contextlib.contextmanager
-def without_starvation_warning():
-    """Larq warns of binary weights without a constraint; standardised ones need none."""
-    log = logging.getLogger("larq.layers_base")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+_larqs_is_binary = larq_layers._is_binary
+
+
+def _may_starve(quantizer):
+    return _larqs_is_binary(quantizer) and not getattr(quantizer, "never_starves", False)
+
+
+# Larq asks it only to warn, in each layer, of binary weights without a constraint: those beyond
+# the bounds of a straight-through gradient never change again.
+larq_layers._is_binary = _may_starve
+
+
+class _Once(logging.Filter):
+    """Lets each message of a logger pass once."""
+
+    def __init__(self):
+        super().__init__()
+        self._seen = set()
+
+    def filter(self, record):
+        message = record.getMessage()
+        return not (message in self._seen or self._seen.add(message))
+
+
+logging.getLogger(larq_layers.__name__).addFilter(_Once())
 
 
 def is_functional(model) -> bool:

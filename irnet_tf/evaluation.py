@@ -215,7 +215,7 @@ def draw_confusion(classes, matrix: np.ndarray, path, title: str = "") -> list[P
         for i, j in np.ndindex(*share.shape):
             if matrix[i, j]:
                 colour = "white" if share[i, j] > 50 else "black"
-                text = f"{share[i, j]:.0f}" if share[i, j] >= 0.5 else "<1"
+                text = f"{share[i, j]:.0f}" if share[i, j] >= 1 else "<1"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(count), classes, rotation=90)
     axes.set_yticks(range(count), classes)

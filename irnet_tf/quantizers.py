@@ -164,6 +164,7 @@ class _EDEQuantizer(LarqQuantizer):
     """
 
     precision = 1
+    never_starves = True  # EDE's gradient has no bounds; _compat keeps Larq from warning of them
 
     def __init__(self, t: float = 1.0, **kwargs):
         if not t > 0 or not math.isfinite(t):

@@ -1,5 +1,6 @@
 """Fixtures and helpers that tests share."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from tensorflow.python.framework.ops import gradient_registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +35,23 @@ def _fresh_keras():
     tf.keras.utils.set_random_seed(0)
     yield
     tf.keras.mixed_precision.set_global_policy(None)  # follow floatx again
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    """Frees the graphs of a module's models.
+
+    TensorFlow registers the gradient of each `tf.custom_gradient` in a graph for good, and with it
+    the graph. Over all tests that is gigabytes, and seconds for each garbage collection.
+    """
+    registered = gradient_registry._registry
+    before = set(registered)
+    yield
+    for name in set(registered) - before:
+        if name.startswith("CustomGradient-"):
+            del registered[name]
+    gc.collect()
+    gc.freeze()  # what is left stays: later collections need not look at it
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 from irnet_tf import EDECallback, EDESchedule, set_ede
-from irnet_tf._compat import without_starvation_warning
 from irnet_tf.models import cifar_resnet
 from irnet_tf.quantizers import EDESign, LibraPB
 import larq as lq
@@ -86,10 +85,9 @@ def test_callback_follows_the_epochs_number_also_when_resumed(rng):
 def small():
     """A network that is quick to train, with both of our quantizers, and what it is trained on."""
     x = tf.keras.layers.Input((6, 6, 3), name="images")
-    with without_starvation_warning():
-        y = lq.layers.QuantConv2D(
-            4, 3, input_quantizer="ede_sign", kernel_quantizer="libra_pb", name="conv"
-        )(x)
+    y = lq.layers.QuantConv2D(
+        4, 3, input_quantizer="ede_sign", kernel_quantizer="libra_pb", name="conv"
+    )(x)
     y = tf.keras.layers.GlobalAveragePooling2D()(y)
     model = tf.keras.Model(x, tf.keras.layers.Dense(2, name="fc")(y))
     model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))

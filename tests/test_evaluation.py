@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 from irnet_tf import evaluation
 from irnet_tf.data import Data, Split
@@ -124,6 +125,13 @@ def test_the_pictures_have_labelled_axes(random_case, tmp_path):
         text = (tmp_path / f"{name}.svg").read_text()
         assert all(word in text for word in words)
         assert min(Image.open(tmp_path / f"{name}.png").size) > 400
+
+
+def test_a_share_of_half_a_percent_is_not_drawn_as_zero(tmp_path):
+    evaluation.draw_confusion(("a", "b"), np.array([[995, 5], [0, 1000]]), tmp_path / "confusion")
+    drawn = re.findall(r">([^<>]+)</text>", (tmp_path / "confusion.svg").read_text())
+    assert "&lt;1" in drawn
+    assert drawn.count("0") == 1  # the colour bar's
 
 
 def test_a_network_for_other_classes_is_refused(random_case, tmp_path):

@@ -1,5 +1,9 @@
 """The networks: against the authors' numbers, and the contract that every one keeps."""
 
+import os
+import subprocess
+import sys
+
 import irnet_tf
 from irnet_tf import models
 from irnet_tf.pytorch import load_pytorch_state_dict, pytorch_state_dict
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import randomise_batch_norm
+from tests.conftest import ROOT, randomise_batch_norm
 from tests.reference import BUILDERS, Reference
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -205,9 +209,33 @@ def test_quantizers_can_be_replaced_and_are_not_shared():
     assert all(isinstance(x.input_quantizer, lq.quantizers.ApproxSign) for x in layers)
 
 
-def test_networks_are_built_without_larqs_warning(caplog):
-    models.cifar_resnet(20)
-    assert "starved" not in caplog.text
+def test_larq_warns_once_of_weights_that_may_starve_and_never_of_ours(tmp_path):
+    code = """
+import irnet_tf, larq as lq, tensorflow as tf
+layers = [lq.layers.QuantConv2D(2, 3, kernel_quantizer="libra_pb") for _ in range(2)]
+model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), *layers])
+for name in ("n.keras", "n.h5", "n"):
+    model.save(name)
+    tf.keras.models.load_model(name, compile=False)
+for quantizer in ("libra_pb", "ede_sign", "balanced_sign"):
+    lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=quantizer)
+    lq.layers.QuantDense(2, kernel_quantizer=quantizer)
+print("warned:", flush=True)
+for _ in range(3):
+    lq.layers.QuantDense(2, kernel_quantizer="ste_sign")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    of_ours, of_larqs = done.stdout.split("warned:")
+    assert of_ours.count("starved") == 0
+    assert of_larqs.count("starved") == 1
 
 
 @pytest.mark.parametrize(
@@ -247,9 +275,6 @@ def test_hard_tanh_clips_values_and_gradients(rng):
 
 def test_importing_creates_no_tensor():
     """MultiWorkerMirroredStrategy must still be possible: it fails if anything ran before."""
-    import subprocess
-    import sys
-
     code = (
         "import irnet_tf, zoo, irnet_tf.data, irnet_tf.training, irnet_tf.pytorch\n"
         "from tensorflow.python.eager import context\n"
@@ -266,10 +291,6 @@ def test_importing_creates_no_tensor():
     ],
 )
 def test_keras_3_is_refused_with_the_cure(code, works):
-    import os
-    import subprocess
-    import sys
-
     env = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
     process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert (process.returncode == 0) is works, process.stderr[-2000:]

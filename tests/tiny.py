@@ -9,7 +9,6 @@ import sys
 import time
 
 from irnet_tf import data, training
-from irnet_tf._compat import without_starvation_warning
 from irnet_tf.data import Split
 from irnet_tf.description import Description, attach
 from irnet_tf.preprocessing import Preprocessing
@@ -47,15 +46,9 @@ def tiny_network(probabilities=False, regularizer=None, preprocessing=PREPROCESS
     inputs = x = tf.keras.layers.Input((preprocessing.size, preprocessing.size, 3), name="images")
     x = tf.keras.layers.Conv2D(8, 3, kernel_regularizer=regularizer, name="conv1")(x)
     x = tf.keras.layers.BatchNormalization(momentum=0.9, name="bn1")(x)
-    with without_starvation_warning():
-        x = lq.layers.QuantConv2D(
-            8,
-            3,
-            input_quantizer="ede_sign",
-            kernel_quantizer="libra_pb",
-            use_bias=False,
-            name="conv2",
-        )(x)
+    x = lq.layers.QuantConv2D(
+        8, 3, input_quantizer="ede_sign", kernel_quantizer="libra_pb", use_bias=False, name="conv2"
+    )(x)
     x = tf.keras.layers.BatchNormalization(momentum=0.9, name="bn2")(x)
     x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
     activation = "softmax" if probabilities else None

@@ -16,7 +16,7 @@ import functools
 import importlib
 import urllib.error
 
-from irnet_tf._compat import layers_from_zero, rename, without_starvation_warning
+from irnet_tf._compat import layers_from_zero, rename
 from irnet_tf.description import Description, attach, plain_arguments, register_builder
 from irnet_tf.models.common import fresh_quantizer
 from irnet_tf.preprocessing import IMAGENET
@@ -73,7 +73,7 @@ def build(
     # Keras numbers layers over a whole process; a weights file needs names of the network's own.
     numbering = contextlib.nullcontext() if input_tensor is not None else layers_from_zero()
     try:
-        with numbering, without_starvation_warning():
+        with numbering:
             model = made.build()
     except (urllib.error.URLError, ConnectionError) as error:
         raise OSError(str(error)) from error

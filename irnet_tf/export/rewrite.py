@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from irnet_tf._compat import without_starvation_warning
 from irnet_tf.export.plan import CONVOLUTIONS, Plan
 import tensorflow as tf
 
@@ -23,8 +22,7 @@ def copy(model, make=None, weights=None, batch_size=None) -> tf.keras.Model:
         return make(layer, {**layer.get_config(), "dtype": "float32"})
 
     images = tf.keras.Input(model.input_shape[1:], batch_size, "images", "float32")
-    with without_starvation_warning():
-        made = tf.keras.models.clone_model(model, images, clone_function=clone)
+    made = tf.keras.models.clone_model(model, images, clone_function=clone)
     for layer in made.layers:
         if layer.weights:
             layer.set_weights(weights[layer.name])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 from irnet_tf._checks import check_choice, nearest
-from irnet_tf._compat import without_starvation_warning
 from irnet_tf.layers import HardTanh, SymmetricConv2D, SymmetricMaxPool2D
 import larq as lq
 import tensorflow as tf
@@ -77,17 +76,16 @@ class LayerFactory:
         initializer = tf.keras.initializers.VarianceScaling(
             2.0, self.initializer_mode, "untruncated_normal"
         )
-        with without_starvation_warning():
-            layer = kind(
-                filters,
-                kernel_size,
-                strides=strides,
-                padding="same",
-                use_bias=False,
-                kernel_initializer=initializer,
-                name=name,
-                **quantizers,
-            )
+        layer = kind(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=initializer,
+            name=name,
+            **quantizers,
+        )
         return layer(x)
 
     def batch_norm(self, x, name):

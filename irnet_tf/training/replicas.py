@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from irnet_tf._compat import without_starvation_warning
 from irnet_tf.description import attach, describe
 import tensorflow as tf
 
@@ -36,8 +35,7 @@ def synchronise_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
             config["synchronized"] = True
         return type(layer).from_config(config)
 
-    with without_starvation_warning():
-        synchronised = tf.keras.models.clone_model(model, clone_function=clone)
+    synchronised = tf.keras.models.clone_model(model, clone_function=clone)
     synchronised.set_weights(model.get_weights())
     description = describe(model)
     return attach(synchronised, description) if description else synchronised
