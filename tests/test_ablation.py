@@ -88,6 +88,7 @@ def table(folder):
     return [{k: v for k, v in r.items() if k not in ("images/s", "minutes")} for r in rows]
 
 
+@pytest.mark.slow
 def test_a_set_that_was_killed_twice_ends_with_the_same_table(small):
     assert start(small, "whole", "--jobs=8").wait() == 0
     assert [row["changed"] for row in table(small / "whole")] == ["slow, wide", "fast"] * 2

@@ -214,7 +214,7 @@ def test_larq_warns_once_of_weights_that_may_starve_and_never_of_ours(tmp_path):
 import irnet_tf, larq as lq, tensorflow as tf
 layers = [lq.layers.QuantConv2D(2, 3, kernel_quantizer="libra_pb") for _ in range(2)]
 model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), *layers])
-for name in ("n.keras", "n.h5", "n"):
+for name in ("n.keras", "n"):
     model.save(name)
     tf.keras.models.load_model(name, compile=False)
 for quantizer in ("libra_pb", "ede_sign", "balanced_sign"):

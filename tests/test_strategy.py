@@ -215,6 +215,7 @@ def test_batch_norm_is_each_replicas_own_unless_synchronised(two_replicas, one_p
         np.testing.assert_array_equal(value, two_replicas[f"{name[:3]}.0"], err_msg=name)
 
 
+@pytest.mark.slow
 def test_xla_compiles_what_each_of_several_devices_does(tmp_path, two_replicas):
     [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile")
     assert values.keys() == two_replicas.keys()
@@ -222,6 +223,7 @@ def test_xla_compiles_what_each_of_several_devices_does(tmp_path, two_replicas):
         np.testing.assert_allclose(value, two_replicas[name], rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 def test_loss_scaling_on_several_devices(tmp_path):
     [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--mixed_precision=mixed_float16")
     for name, value in values.items():
@@ -266,6 +268,7 @@ def test_a_killed_worker_that_comes_back_changes_nothing(tmp_path, undisturbed, 
     assert_same_run(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
     changes = ["epochs=1", "batch_size=2", "images=400"]  # 200 steps
     workers = [start_tiny(tmp_path, *changes, env=e) for e in tf_config(2)]
@@ -300,7 +303,10 @@ def test_an_error_of_the_chief_is_everyones(tmp_path):
 @pytest.mark.parametrize(
     ("folder", "change", "message"),
     [
-        ("elsewhere", "epochs=1", "it must be a folder that all workers share"),
+        pytest.param(
+            *("elsewhere", "epochs=1", "it must be a folder that all workers share"),
+            marks=pytest.mark.slow,
+        ),
         ("run", "learning_rate=0.5", "recipe.learning_rate: 0.05 there, 0.5 asked for"),
     ],
 )
@@ -315,6 +321,7 @@ def test_workers_that_do_not_agree_do_not_begin(tmp_path, folder, change, messag
     assert "another worker has stopped with an error" in outputs[0]
 
 
+@pytest.mark.slow
 def test_batch_that_workers_cannot_share_is_refused(tmp_path):
     environments = tf_config(3)
     workers = [start_tiny(tmp_path / "run", "batch_size=8", env=e) for e in environments]

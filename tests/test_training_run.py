@@ -272,6 +272,7 @@ def test_a_bfloat16_run_killed_in_an_epoch_ends_as_if_it_had_not_been(tmp_path):
     assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_saves_and_stops_it(tmp_path):
     """Not only once it is over; what was trained is not trained again."""
     process = start_tiny(tmp_path / "run", "terminated=true")
