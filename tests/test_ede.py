@@ -18,12 +18,6 @@ def sharpness(model):
     return {float(m.t) for m in model.submodules if isinstance(m, (EDESign, LibraPB))}
 
 
-def tiny_model():
-    model = cifar_resnet(20, input_shape=(8, 8, 3))
-    model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
 def test_schedule_is_the_papers():
     schedule = EDESchedule()
     assert schedule(0) == pytest.approx(0.1) and schedule(1) == pytest.approx(10)
@@ -64,17 +58,13 @@ def test_set_ede_takes_effect_in_a_traced_step(rng):
     np.testing.assert_allclose(gradient(), 5 * (1 - np.tanh(5 * x.numpy()) ** 2), rtol=1e-12)
 
 
-def test_callback_follows_the_epochs_number_also_when_resumed(rng):
-    x = rng.standard_normal((4, 8, 8, 3)).astype("float32")
-    y = np.arange(4)
-    model = tiny_model()
+def test_callback_follows_the_epochs_number_also_when_resumed():
+    model, x, y = small()
     whole = model.fit(x, y, epochs=4, verbose=0, callbacks=[EDECallback(4)]).history
     expected = [0.1 * 100 ** (i / 4) for i in range(4)]
     np.testing.assert_allclose(whole["ede_t"], expected, rtol=1e-12)
     np.testing.assert_allclose(whole["ede_k"], [max(1 / t, 1) for t in expected], rtol=1e-12)
-    resumed = tiny_model().fit(
-        x, y, initial_epoch=2, epochs=4, verbose=0, callbacks=[EDECallback(4)]
-    )
+    resumed = small()[0].fit(x, y, initial_epoch=2, epochs=4, verbose=0, callbacks=[EDECallback(4)])
     np.testing.assert_allclose(resumed.history["ede_t"], expected[2:], rtol=1e-12)
     assert sharpness(resumed.model) == {resumed.history["ede_t"][-1]}
 

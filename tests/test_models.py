@@ -141,7 +141,7 @@ def test_larq_summary_counts_the_bits(capsys):
 
 @pytest.mark.parametrize("bits", [(1, 1), (32, 32)])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("form", ["keras", "h5"])
+@pytest.mark.parametrize("form", ["keras", pytest.param("h5", marks=pytest.mark.slow)])
 def test_save_load_and_clone_without_custom_objects(name, bits, form, tmp_path, rng):
     padding = "symmetric" if form == "keras" else "same"
     model = build(name, weight_bits=bits[0], activation_bits=bits[1], padding=padding)

@@ -385,6 +385,7 @@ def test_checkpoints_that_are_a_file_are_refused(tmp_path):
         tiny_train(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_which_is_resumed_when_there_is_room(tmp_path):
     """A real one: a file system in memory, which another file fills in the second epoch."""
     command = f"{sys.executable} -u -m tests.tiny {tmp_path}"

@@ -152,6 +152,7 @@ def test_a_network_comes_back_bit_for_bit_from_a_small_file(name, path):
     assert np.array_equal(model(x, training=False), expected)
 
 
+@pytest.mark.slow
 def test_even_the_deepest_is_within_the_size(path):
     model = models.cifar_resnet(110)
     save_weights(model, path, {"network": "resnet110", "data": "x" * 500})

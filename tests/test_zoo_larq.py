@@ -153,6 +153,7 @@ def test_names_of_layers_do_not_depend_on_the_process():
     assert names[0] == "quant_conv2d"
 
 
+@pytest.mark.slow
 def test_trained_as_they_are_meant(x):
     """Regularizers count, the loss is of probabilities, and EDE's t reaches every layer."""
     model = zoo.load("larq_zoo/XNORNet", None, num_classes=4, input_shape=(224, 224, 3))
