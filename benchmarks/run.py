@@ -18,6 +18,7 @@ import os
 from pathlib import Path
 import resource
 
+__drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is imported
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SMALL = "digits/resnet20_bireal_1w1a"
