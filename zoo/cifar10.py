@@ -33,12 +33,12 @@ resnet20_bireal_1w1a = register(
     {"depth": 20, "structure": "bireal"},
     _RESNET20_1W1A,
     preprocessing=CIFAR10,
-    recipes={"fast": _FAST.changed(epochs=120, weight_decay=5e-4)},
+    recipes={"fast": _FAST.changed(epochs=120, weight_decay=5e-4, t_max=3.0)},
     paper=(0.865,),
     weights=Weights(
         "cifar10_resnet20_bireal_1w1a.safetensors",
-        "550ad5cf35258ea6ce074b2f4ad3124289255dddb6858b3a4f86a6b0afd3225e",
-        54_736,
+        "636996b101fcbca924dbfb7029221f781c25477e15ac64e15c9187add8ffeb12",
+        55_632,
     ),
 )
 resnet20_bireal_fp = register_twin(
