@@ -25,10 +25,13 @@ gc.set_threshold(20_000, 10, 10)
 ROOT = Path(__file__).parents[1]
 
 
+_LONG = ("resnet34", "resnet18_normal_1w1a", "imagenet_resnet18_1w32a")
+
+
 def pytest_collection_modifyitems(items):
     """What these networks show, smaller ones show, too, in less time."""
     for item in items:
-        if "resnet34" in item.name or "resnet18_normal_1w1a" in item.name:
+        if any(name in item.name for name in _LONG):
             item.add_marker(pytest.mark.slow)
 
 

