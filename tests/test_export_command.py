@@ -59,6 +59,7 @@ def test_for_larq_compute_engine(weights, tmp_path, capsys):
     assert len(report["latency"]["ms"]) == 2 and min(report["latency"]["ms"].values()) > 0
 
 
+@pytest.mark.slow
 def test_for_openvino_with_accuracy(tmp_path, capsys):
     pytest.importorskip("openvino")
     output = tmp_path / "net.xml"

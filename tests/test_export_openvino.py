@@ -106,7 +106,10 @@ def full_precision():
     [
         full_precision,
         lambda: cifar_resnet(20, padding="symmetric", include_top=False),
-        lambda: resnet(18, padding="symmetric", input_shape=(64, 64, 3)),
+        pytest.param(
+            lambda: resnet(18, padding="symmetric", input_shape=(64, 64, 3)),
+            marks=pytest.mark.slow,
+        ),
         lambda: resnet(18, input_shape=(50, 38, 3)),
         lambda: small("magnitude_aware_sign", "approx_sign", use_bias=True, activation="relu"),
         lambda: small(side=1),

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import io
+import json
 import re
 import subprocess
 import sys
@@ -22,7 +23,9 @@ def test_the_site_builds_strictly(tmp_path):
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-3000:]
     cards = (tmp_path / "zoo/index.html").read_text()
-    for text in ("imagenet/resnet18_bireal_1w1a", "2.3 hours", "million 1-bit", "--epochs=46"):
+    run = json.loads((ROOT / "zoo/results/cifar10_resnet20_bireal_1w1a/result.json").read_text())
+    time, epochs = f"{run['seconds'] / 3600:.1f} hours", f"--epochs={run['final']['epoch']}"
+    for text in ("imagenet/resnet18_bireal_1w1a", "million 1-bit", time, epochs):
         assert text in cards
     method = (tmp_path / "method/index.html").read_text()
     assert "quantizers.py, line" in method and "libra_pb" in method

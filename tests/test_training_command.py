@@ -177,6 +177,7 @@ def test_every_field_of_a_recipe_and_argument_of_a_network_is_a_flag():
     assert not missing
 
 
+@pytest.mark.slow
 def test_a_run_folder_says_what_is_evaluated(tmp_path):
     """The shipped digits run gives its accuracy; flags that it contradicts are named."""
     name = "digits_resnet20_bireal_1w1a"
