@@ -13,6 +13,7 @@ operators need Larq Compute Engine, and with it TensorFlow and `irnet_tf`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+import itertools
 import json
 import os
 from pathlib import Path
@@ -63,8 +64,9 @@ class Runner:
         """The likeliest classes of images, which are preprocessed as the network expects.
 
         Args:
-            images: the path of a JPEG or PNG file, a list of paths, or pixels, 0 to 255:
-                `[height, width, 3]`, `[batch, height, width, 3]`, or a list of such.
+            images: the path of a JPEG or PNG file, an image of Pillow's, pixels, 0 to 255:
+                `[height, width, 3]` or `[batch, height, width, 3]` (grey ones `[height, width]`
+                or `[..., 1]`), or a list of any of these but batches.
             top: how many classes to give an image; None: all.
 
         Returns:
@@ -77,7 +79,13 @@ class Runner:
         """
         if top is not None and (not isinstance(top, int) or top < 1):
             raise ValueError(f"top must be a whole number of at least 1, or None, got {top!r}")
-        outputs = self.outputs(np.stack([self.preprocess(image) for image in _pixels(images)]))
+        ready = (self.preprocess(image) for image in _pixels(images))
+        found = []
+        while batch := list(itertools.islice(ready, self.batch_size)):
+            found.append(self.outputs(np.stack(batch)))
+        if not found:
+            raise ValueError("there are no images to look at; give at least one")
+        outputs = np.concatenate(found)
         probabilities = _softmax(outputs) if self.facts["output"] == "logits" else outputs
         classes = self.facts.get("classes") or list(map(str, range(outputs.shape[1])))
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
@@ -101,7 +109,10 @@ class Runner:
         return np.concatenate(found)
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
-        """From pixels 0 to 255, `[height, width, 3]` of any size, to what the file takes."""
+        """From pixels 0 to 255, `[height, width, 3]` of any size, to what the file takes.
+
+        Grey images are `[height, width]` or `[height, width, 1]`.
+        """
         known = self.facts.get("preprocessing")
         if known is None:
             if image.shape != self.input_shape:
@@ -110,10 +121,13 @@ class Runner:
                     f"{list(self.input_shape)}, got {list(image.shape)}"
                 )
             return image.astype(np.uint8 if self.facts["uint8_input"] else np.float32)
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        grey = image[..., None] if image.ndim == 2 else image
+        if grey.ndim != 3 or grey.shape[2] not in (1, 3) or 0 in grey.shape:
             raise ValueError(
-                f"images must be [height, width, 3], pixels 0 to 255, got {list(image.shape)}"
+                f"images must be [height, width, 3], pixels 0 to 255, got {list(image.shape)}; "
+                "grey ones [height, width] or [height, width, 1]"
             )
+        image = np.broadcast_to(grey, (*grey.shape[:2], 3))
         pixels = resize(crop(image, known["crop"]), known["size"])
         if self.facts["uint8_input"]:
             return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
@@ -188,20 +202,29 @@ def _load_tflite(path, threads, batch_size):
 
 
 def _pixels(images):
-    """Images one by one, `[height, width, channels]`."""
-    if isinstance(images, (str, os.PathLike)):
+    """Images one by one, as arrays."""
+    if isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
         images = [images]
-    elif isinstance(images, np.ndarray) and images.ndim == 3:
+    elif isinstance(images, np.ndarray) and images.ndim in (2, 3):
         images = images[None]
     elif not isinstance(images, Iterable):
         raise ValueError(f"images must be paths or arrays of pixels, got {type(images).__name__}")
-    found = [
-        read_image(image) if isinstance(image, (str, os.PathLike)) else np.asarray(image)
-        for image in images
-    ]
-    if not found:
-        raise ValueError("there are no images to look at; give at least one")
-    return found
+    for image in images:
+        if isinstance(image, (str, os.PathLike)):
+            yield read_image(image)
+        else:
+            yield pixels_of(image) if hasattr(image, "convert") else np.asarray(image)
+
+
+def pixels_of(image) -> np.ndarray:
+    """The pixels of an image of Pillow's, uint8 `[height, width, 3]`.
+
+    Of 16 bits the upper eight are taken, as TensorFlow does; Pillow would clip.
+    """
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -224,7 +247,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
                 raise ValueError(
                     f"it has {image.width} x {image.height} pixels, at most {MAX_PIXELS}"
                 )
-            return np.asarray(image.convert("RGB"))
+            return pixels_of(image)
     except (UnidentifiedImageError, ValueError, OSError, SyntaxError) as error:
         raise ValueError(f"{os.fspath(path)!r} cannot be read as an image: {error}") from error
 

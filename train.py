@@ -10,6 +10,7 @@ and every argument of a network is a flag of its own name; what is not given is 
 """
 
 import dataclasses
+from importlib.metadata import version
 import os
 import sys
 
@@ -81,11 +82,11 @@ def main(argv):
         unreadable=FLAGS.unreadable,
         validation_split=FLAGS.validation_split,
     )
-    arguments = {"num_classes": images.num_classes, **arguments}
     if FLAGS.mode == "evaluate":
         weights = FLAGS.weights or "pretrained"
         return evaluate(entry, recipe, arguments, images, strategy, weights)
 
+    arguments = {"num_classes": images.num_classes, **arguments}
     result = training.train(
         lambda: load(entry, FLAGS.weights, arguments),
         images,
@@ -124,7 +125,8 @@ def of_file(path):
 def load(entry, weights, arguments):
     """The network of an entry, which says of itself what it began with."""
     model = zoo.load(entry.name, weights, **arguments)
-    began_with = flags_of.digest(weights, entry.weights and entry.weights.sha256)
+    pretrained = entry.weights.sha256 if entry.weights else f"larq-zoo {version('larq-zoo')}"
+    began_with = flags_of.digest(weights, pretrained)
     return attach(model, dataclasses.replace(describe(model), began_with=began_with))
 
 
@@ -141,12 +143,15 @@ def evaluate_run(past):
         unreadable=FLAGS.unreadable,
         validation_split=past.flags.get("validation_split"),
     )
-    past.check_classes(images.class_names)
+    images.check_classes(past.classes)
     weights = FLAGS.weights or RunFolder(output_dir()).best
     evaluate(zoo.info(past.network), recipe, past.arguments, images, strategy, weights)
 
 
 def evaluate(entry, recipe, arguments, images, strategy, weights):
+    """The weights on the data, whose classes must be those that the network was trained on."""
+    # With another number of classes zoo.load makes a new, random classifier.
+    arguments = {k: v for k, v in arguments.items() if k != "num_classes"}
     workers = training.Workers(strategy)
     with (
         training.global_state(FLAGS.seed, recipe.mixed_precision),
@@ -154,6 +159,7 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
         workers.noticing_lost_workers(),
     ):
         model = load(entry, weights, arguments)
+        images.check_classes(describe(model).classes or model.output_shape[-1])
         result = training.evaluate(model, images)
     if workers.is_chief:
         count = images.test.num_examples

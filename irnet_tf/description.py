@@ -29,7 +29,8 @@ class Description:
         output: `"logits"` or `"probabilities"`.
         classifier: name of the layer that ends in one number a class; None without a top.
         recipe, data, seed: of the training that made the weights.
-        began_with: SHA-256 of the weights file that the training began with.
+        began_with: SHA-256 of the weights file that the training began with, or whose weights
+            they were, such as `"larq-zoo 2.4.0"`.
         results: accuracies as fractions.
         training: other facts of that training (epoch, precision, ...).
 
@@ -173,6 +174,9 @@ def described(*, classifier: str | Callable[[dict], str]) -> Callable:
             if arguments.pop("input_tensor", None) is not None:
                 return model  # what lies before it is not ours to describe
             activation = arguments.get("classifier_activation")
+            if callable(activation):  # as a name, so that it can be read again
+                activation = tf.keras.activations.serialize(activation)
+                arguments["classifier_activation"] = activation
             top = arguments.get("include_top", True)
             name = classifier(arguments) if callable(classifier) else classifier
             return attach(
@@ -180,7 +184,7 @@ def described(*, classifier: str | Callable[[dict], str]) -> Callable:
                 Description(
                     builder.__name__,
                     plain_arguments(arguments),
-                    output="logits" if activation is None else "probabilities",
+                    output="logits" if activation in (None, "linear") else "probabilities",
                     classifier=name if top else None,
                 ),
             )

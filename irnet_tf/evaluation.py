@@ -121,11 +121,7 @@ def predict(
     preprocessing = preprocessing or (known and known.preprocessing)
     if preprocessing is None:
         raise ValueError("it is not known what images the network expects; give preprocessing")
-    if model.output_shape[-1] != data.num_classes:
-        raise ValueError(
-            f"the network has {model.output_shape[-1]} outputs, {data.name} has "
-            f"{data.num_classes} classes"
-        )
+    data.check_classes((known and known.classes) or model.output_shape[-1])
     softmax = known is None or known.output == "logits"
 
     @tf.function(reduce_retracing=True)
@@ -286,7 +282,11 @@ def _classes_csv(classes, matrix):
 
 
 def _confusion_csv(classes, matrix):
-    return _csv([{"true": name, **dict(zip(classes, row))} for name, row in zip(classes, matrix)])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # a class may be called "true"
+    writer.writerow(["true", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, matrix))
+    return text.getvalue()
 
 
 def _mistakes_csv(predictions):

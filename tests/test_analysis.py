@@ -12,6 +12,7 @@ from irnet_tf.description import Description, attach
 from irnet_tf.preprocessing import Preprocessing
 import larq as lq
 import numpy as np
+from PIL import Image
 import pytest
 import tensorflow as tf
 
@@ -153,6 +154,17 @@ def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rn
     ):
         assert words in text
     assert (tmp_path / "layers.png").stat().st_size > 10_000
+
+
+def test_as_many_images_as_asked_for_also_of_a_folder(tmp_path, rng):
+    model = network(rng.normal(size=(3, 3, 3, 4)), side=32)
+    attach(model, Description("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3)))
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / part).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / part / "1.png")
+    for data, data_dir, count, found in (("digits", None, 70, 70), (None, tmp_path, 9, 2)):
+        batches, words = command.images(model, data, data_dir, count)
+        assert sum(map(len, batches)) == found and words.startswith(f"{found} test images of")
 
 
 def test_a_run_folder_has_its_latent_weights(tmp_path, monkeypatch, rng):

@@ -145,7 +145,7 @@ def test_batch_larger_than_the_data():
 
 
 def test_batch_that_does_not_divide():
-    with pytest.raises(ValueError, match="does not divide by 3 worker"):
+    with pytest.raises(ValueError, match="does not divide by 3 devices"):
         batches(counting_split(), batch_size=8, workers=3)
 
 

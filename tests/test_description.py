@@ -7,6 +7,7 @@ from irnet_tf.description import Description, attach, describe, register_builder
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 import larq as lq
 import pytest
+import tensorflow as tf
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,14 @@ def facts(model):
 def test_outputs_are_told():
     assert describe(vgg_small()).output == "logits"
     assert describe(vgg_small(classifier_activation="softmax")).output == "probabilities"
+
+
+def test_a_linear_classifier_gives_logits_and_functions_are_named():
+    for activation in ("linear", tf.keras.activations.linear):
+        assert describe(cifar_resnet(20, classifier_activation=activation)).output == "logits"
+    made = describe(cifar_resnet(20, classifier_activation=tf.keras.activations.softmax))
+    assert made.output == "probabilities"
+    assert made.arguments["classifier_activation"] == "softmax"
 
 
 def test_what_lies_before_an_input_tensor_is_not_described():

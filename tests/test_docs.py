@@ -15,6 +15,7 @@ import zoo
 
 from tests.conftest import ROOT, run_train
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*"))]
 DOCUMENTS = [path for path in DOCUMENTS if b"train.py" in path.read_bytes()]
 
@@ -38,6 +39,18 @@ def test_flags_of_train_py_exist(flags, path):
         named = set(re.findall(r"--(\w+)=", text))
     assert named <= flags, named - flags
     assert named
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_flags_of_other_commands_exist(path):
+    """As their source names them."""
+    text = path.read_text().replace("\\\n", " ")
+    for command, rest in re.findall(r"python (benchmarks/\w+\.py|-m [\w.]+) ?([^`\n]*)", text):
+        where = ROOT / command.removeprefix("-m ").replace(".", "/").replace("/py", ".py")
+        sources = where.glob("*.py") if where.is_dir() else [where.with_suffix(".py")]
+        known = re.findall(r'"(?:--)?(\w+)"', "".join(source.read_text() for source in sources))
+        named = set(re.findall(r"--(\w+)", rest))
+        assert named <= set(known), (command, named - set(known))
 
 
 def test_fine_tuning_in_ten_lines(tmp_path, monkeypatch):

@@ -134,11 +134,20 @@ def test_a_share_of_half_a_percent_is_not_drawn_as_zero(tmp_path):
     assert drawn.count("0") == 1  # the colour bar's
 
 
+def test_a_class_may_be_called_true(tmp_path):
+    model, data = case([(2, 1), (0, 1), (1, 0)], [0, 1, 1], classes=("false", "true"))
+    evaluation.report(model, data, tmp_path)
+    assert (tmp_path / "confusion.csv").read_text() == "true,false,true\nfalse,1,0\ntrue,1,1\n"
+
+
 def test_a_network_for_other_classes_is_refused(random_case, tmp_path):
     model, data = random_case
     other = Data("others", data.test, data.test, ("a", "b"))
-    with pytest.raises(ValueError, match="7 outputs, others has 2 classes"):
+    with pytest.raises(ValueError, match="trained on 7 classes, others has a, b; give"):
         evaluation.report(model, other, tmp_path)
+    attach(model, Description("x", {}, preprocessing=HALF, classes=tuple("gfedcba")))
+    with pytest.raises(ValueError, match="classes g, f, e, d, c and 2 more, things has a, b, c"):
+        evaluation.report(model, data, tmp_path)
     attach(model, Description("x", {}))
     with pytest.raises(ValueError, match="not known what images"):
         evaluation.report(model, data, tmp_path)

@@ -39,6 +39,18 @@ def test_a_linear_rate_falls_linearly():
     assert [float(rate(step)) for step in (0, 25, 100)] == pytest.approx([0.1, 0.075, 0.0])
 
 
+def test_the_warm_up_begins_where_it_is_told_to_or_follows_the_rate():
+    recipe = dataclasses.replace(RECIPE, warmup=0.1, warmup_from=0.02, scale_rate=True)
+    for change, rate, start in (
+        ({"batch_size": 8}, 0.2, 0.04),
+        ({"batch_size": 8, "warmup_from": 0.01}, 0.2, 0.01),
+        ({"batch_size": 8, "learning_rate": 0.05}, 0.05, 0.01),
+        ({"warmup_from": 0.03}, 0.1, 0.03),
+    ):
+        changed = recipe.changed(**change)
+        assert (changed.learning_rate, changed.warmup_from) == pytest.approx((rate, start))
+
+
 def test_activations_have_a_sharpness_of_their_own_if_asked_for():
     assert RECIPE.activation_ede == RECIPE.ede
     assert RECIPE.changed(activation_t_max=3.0).activation_ede(1.0) == pytest.approx(3.0)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from irnet_runner import Runner, crop, resize
+from irnet_runner import Runner, crop, read_image, resize
 from irnet_tf import export
 from irnet_tf.export.openvino import save
 from irnet_tf.preprocessing import Preprocessing
@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 import zoo
+from zoo.predict import read_image as tensorflow_reads
 
 from tests.conftest import ROOT
 from tests.test_export import small
@@ -76,6 +77,22 @@ def test_tflite_files_run_too(folder, model):
         assert [p for _, p in a] == pytest.approx([p for _, p in b], abs=1e-4)
 
 
+def test_grey_sixteen_bits_and_pillows(folder, tmp_path):
+    """As the zoo takes them, which reads files with TensorFlow."""
+    deep = np.linspace(0, 65535, 40 * 30).reshape(40, 30).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    pixels = read_image(tmp_path / "deep.png")
+    np.testing.assert_array_equal(pixels, tensorflow_reads(tmp_path / "deep.png"))
+    runner = Runner(folder / "float.xml")
+    [expected] = runner.predict(tmp_path / "deep.png")
+    grey = pixels[..., 0]
+    with Image.open(tmp_path / "deep.png") as pillow:
+        for form in (pillow, [pillow], grey, grey[..., None], [grey], pixels[None]):
+            assert runner.predict(form) == [expected]
+        assert zoo.predict(folder / "float.xml", pillow) == [expected]
+        assert zoo.predict(NAME, pillow) == zoo.predict(NAME, tmp_path / "deep.png")
+
+
 def test_no_tensorflow_is_imported(folder):
     code = (
         "import sys, irnet_runner as r\n"
@@ -127,7 +144,7 @@ def test_bad_images_and_files(folder, tmp_path):
     runner = Runner(folder / "float.xml")
     for images, message in (
         ([], "no images"),
-        (np.zeros((4, 4)), "images must be"),
+        (np.zeros((4, 4, 2)), "images must be"),
         (3, "images must be paths or arrays"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -282,6 +282,18 @@ def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
     assert 0 < step < 200 and step % 10 == 0
 
 
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_all_at_once(tmp_path):
+    """Also a worker that would have looked much later."""
+    changes = ["epochs=1", "images=400", "learning_rate=1e30"]  # 50 steps
+    environments = tf_config(2)
+    environments[1]["TQDM_MININTERVAL"] = "1000"
+    workers = [start_tiny(tmp_path, *changes, env=e) for e in environments]
+    for output in finish(workers, code=1):
+        assert "the loss is nan in epoch 1; stopped" in output
+        assert "lost another worker" not in output
+
+
 def test_a_worker_says_that_it_waits_and_can_be_interrupted(tmp_path):
     process = start_tiny(tmp_path, env=tf_config(2)[1])
     wait_for(process, "worker 0 waits for all of the cluster")
@@ -326,4 +338,4 @@ def test_batch_that_workers_cannot_share_is_refused(tmp_path):
     environments = tf_config(3)
     workers = [start_tiny(tmp_path / "run", "batch_size=8", env=e) for e in environments]
     for output in finish(workers, code=1):
-        assert "batch_size 8 does not divide by 3 worker(s)" in output
+        assert "batch_size 8 does not divide by 3 devices" in output

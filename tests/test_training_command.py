@@ -98,6 +98,22 @@ NONSENSE = [
     (["--num_classes=0"], "num_classes"),
     (["--input_shape=32"], "input_shape"),
     (["--input_shape=a,b,c"], "input_shape"),
+    (["--input_shape=32,32,1"], "shape (32, 32, 1), and the data's are made square with 3 chann"),
+    (["--input_shape=32,64,3"], "give input_shape=(size, size, 3)"),
+    (
+        ["--mode=evaluate", "--model=digits/resnet20_bireal_1w1a", "--data_dir={mine}"],
+        "trained on the classes 0, 1, 2, 3, 4 and 5 more, images of mine has a, b, c",
+    ),
+    (
+        [
+            "--mode=evaluate",
+            "--model=digits/resnet20_bireal_1w1a",
+            "--data_dir={mine}",
+            "--num_classes=3",
+        ],
+        "trained on the classes 0, 1, 2, 3, 4 and 5 more",
+    ),
+    (["--data=folder"], "data 'folder' needs data_dir"),
     (["--stem=cifar"], "has no argument 'stem'; it has depth"),
     (["--model=cifar10/vgg_small_1w1a", "--depth=20"], "has no argument 'depth'; it has"),
     (["--t_mni=0.1"], "Did you mean: t_min"),
@@ -142,7 +158,10 @@ def answers_to(questions, tmp_path):
 def test_nonsense_gets_one_clear_line_and_leaves_nothing_behind(tmp_path):
     """The flag sweep: every flag with values that it cannot have, and odd environments."""
     (tmp_path / "file").write_text("")
-    fill = {"file": str(tmp_path / "file")}
+    for part in ("train/a", "train/b", "train/c", "test/a", "test/b", "test/c"):
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "mine" / part / "1.png")
+    fill = {"file": str(tmp_path / "file"), "mine": str(tmp_path / "mine")}
     questions, expected = [], []
     for arguments, message in NONSENSE:
         arguments = [a.format(**fill) for a in arguments]

@@ -276,6 +276,18 @@ def test_what_cannot_be_verified(capsys, tmp_path, monkeypatch):
     assert error.value.code == 1 and "stated is 98.89%" in capsys.readouterr().out
 
 
+def test_a_closed_pipe_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "zoo"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(60) == 0 and b"Broken pipe" not in said and b"zoo:" not in said
+
+
 def test_help(capsys):
     main(["--help"])
     out = capsys.readouterr().out

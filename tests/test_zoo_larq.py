@@ -207,6 +207,12 @@ def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
         if layer.weights and layer.name != "dense":
             for a, b in zip(layer.get_weights(), source.get_layer(layer.name).get_weights()):
                 np.testing.assert_array_equal(a, b)
+    other = zoo.load("larq_zoo/BiRealNet", input_shape=(96, 96, 3), name="mine")
+    assert (other.name, other.input_shape) == ("mine", (None, 96, 96, 3))
+    assert describe(other).preprocessing.size == 96
+    source = loaded[-1][0]
+    for a, b in zip(other.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="kernel_quantizer"):
         zoo.load("larq_zoo/BiRealNet", **IR_NET)
 

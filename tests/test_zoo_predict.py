@@ -4,8 +4,9 @@ import sys
 import warnings
 
 from irnet_tf import data
-from irnet_tf.description import attach
+from irnet_tf.description import attach, describe
 from irnet_tf.preprocessing import DIGITS
+from irnet_tf.weights import save_weights
 import numpy as np
 from PIL import Image
 import pytest
@@ -117,6 +118,15 @@ def test_names_and_files(digits):
         assert name == str(labels[0]) and 0.5 < probability <= 1
 
 
+def test_its_file_keeps_no_results_of_weights_that_have_changed(tmp_path):
+    raw = zoo.load(NAME, include_preprocessing=True)
+    classifier = raw.layers[-1].get_layer("linear")
+    classifier.set_weights([-values for values in classifier.get_weights()])
+    save_weights(raw, tmp_path / "changed.safetensors")
+    changed = describe(zoo.load(tmp_path / "changed.safetensors"))
+    assert changed.results is None and changed.began_with == zoo.info(NAME).weights.sha256
+
+
 def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, tmp_path):
     images, labels = digits
     raw = zoo.load(NAME, include_preprocessing=True)
@@ -129,6 +139,8 @@ def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, 
     )
     np.testing.assert_allclose(small, model(DIGITS.normalise(images)), rtol=1e-4, atol=1e-3)
     assert np.mean(large.argmax(1) == labels) > 0.9
+    save_weights(raw, tmp_path / "same.safetensors")
+    assert zoo.info(NAME).results and describe(zoo.load(tmp_path / "same.safetensors")).results
     raw.save(tmp_path / "raw.keras")
     again = tf.keras.models.load_model(tmp_path / "raw.keras")
     np.testing.assert_array_equal(again.predict(images, verbose=0), small)

@@ -57,10 +57,10 @@ def main(argv: list[str] | None = None) -> None:
                 f"unknown command {command!r}; {nearest(command, (*_COMMANDS, 'export'))} "
                 "`python -m zoo --help` explains them"
             )
+    except BrokenPipeError:  # an OSError, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError) as error:
         sys.exit(f"zoo: {error}")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(command, text):
@@ -75,7 +75,10 @@ def _list(argv):
     if not names:
         raise ValueError(f"no network is like {pattern!r}; {nearest(pattern, zoo.list_models())}")
     row = "{:32} {:>5} {:>6} {:>8}  {:>5}  {:>14}  {}".format
-    print("Top-1 accuracy in %: the paper's, and ours after the last epoch (and in the best).")
+    print(
+        "Top-1 accuracy in %: the paper's (of larq_zoo: that of their weights), and ours after the "
+        "last epoch (and in the best)."
+    )
     print(row("network", "W/A", "params", "size", "paper", "ours", "weights, or how to train them"))
     for name in names:
         entry = zoo.info(name)
@@ -93,6 +96,8 @@ def _list(argv):
 
 def _ours(entry):
     """Our accuracy, and what made it or could."""
+    if entry.pretrained is not None:
+        return "-", "larq-zoo's, which zoo.load downloads"
     if not entry.results:
         return "-", f"python train.py --model={entry.name}"
     result = entry.results["result"]
@@ -121,7 +126,7 @@ def _info(argv):
         "training": known.training and _pairs(known.training),
         "seed": known.seed,
         "recipe": known.recipe and _pairs(known.recipe),
-        "began with": known.began_with and f"weights with SHA-256 {known.began_with}",
+        "began with": known.began_with and f"weights {known.began_with}",
     }
     if name in zoo.list_models():
         entry = zoo.info(name)

@@ -49,9 +49,9 @@ def _parser():
     add("--uint8_input", action="store_true", help="take pixels, and normalise them in the file")
     add("--num_classes", type=_positive, help="with weights they say it themselves")
     add("--input_shape", type=_shape, help="height,width,channels; the network's if not given")
-    add("--mean", type=_floats, help="for networks that do not say: a channel, of 0 to 1")
+    add("--mean", type=_floats, help="of images of 0 to 1, a channel, if the network does not say")
     add("--std", type=_deviations, help="likewise")
-    add("--data_dir", help="test images to compare on, as of train.py; else noise")
+    add("--data_dir", help="test images to compare on, as of train.py; else digits or noise")
     add("--images", type=_positive, default=64, help="how many images to compare on (64)")
     return parser
 
@@ -137,7 +137,8 @@ def _test_images(model, options):
         source = data.load(name, options.data_dir)
         pixels, labels = _take(source.test, expected, options.images)
         images_are = f"test images of {source.name.removeprefix('images of ')}"
-        if source.num_classes != model.output_shape[-1]:
+        known = description.classes or tuple(source.class_names[: model.output_shape[-1]])
+        if known != source.class_names:
             labels = None
     if options.uint8_input:
         return pixels, labels, images_are

@@ -20,7 +20,8 @@ def facts(entry: Entry) -> dict[str, str]:
         "parameters": f"{entry.parameters:,}; {size_text(entry.packed_size)} in a weights file",
         "operations": f"{_millions(operations['one_bit'])} 1-bit, {_millions(operations['float'])} "
         "float an image (a multiplication and an addition count as one)",
-        "paper": entry.paper and _accuracies(*entry.paper),
+        "paper" if entry.pretrained is None else "larq-zoo's weights": entry.paper
+        and _accuracies(*entry.paper),
         **_of_the_run(entry),
         "file": entry.weights
         and f"{entry.weights.file}, {entry.weights.size:,} bytes, SHA-256 {entry.weights.sha256}",

@@ -7,6 +7,7 @@ import warnings
 
 from irnet_tf.description import attach, describe
 from irnet_tf.layers import Preprocess
+from irnet_tf.weights import remember_alike
 import numpy as np
 import tensorflow as tf
 
@@ -32,7 +33,9 @@ def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
         )
     images = tf.keras.layers.Input((None, None, 3), name="images")
     x = Preprocess(**description.preprocessing.to_dict(), name="preprocessing")(images)
-    return attach(tf.keras.Model(images, model(x), name=model.name), description)
+    whole = attach(tf.keras.Model(images, model(x), name=model.name), description)
+    remember_alike(whole, model)
+    return whole
 
 
 def takes_raw_images(model: tf.keras.Model) -> bool:

@@ -146,9 +146,13 @@ def _build(description: Description, arguments: Mapping) -> tf.keras.Model:
     if made is None:
         return model
     changes = dict.fromkeys(_OF_WEIGHTS)
-    side = model.input_shape[1]
-    if made.preprocessing is not None and "input_shape" in arguments and side:
-        changes["preprocessing"] = dataclasses.replace(made.preprocessing, size=side)
+    *sides, channels = model.input_shape[1:]
+    if made.preprocessing is not None and "input_shape" in arguments:
+        square = len({*sides} - {None}) < 2 and channels == 3  # as preprocessing makes images
+        size = sides[0] or made.preprocessing.size
+        changes["preprocessing"] = (
+            dataclasses.replace(made.preprocessing, size=size) if square else None
+        )
     if made.classes is not None and model.output_shape[1:] != (len(made.classes),):
         changes["classes"] = None
     return attach(model, dataclasses.replace(made, **changes))
@@ -165,7 +169,10 @@ def _restore(found: WeightsFile, entry: Entry | None, arguments: Mapping) -> tf.
         said = {name: getattr(description, name) for name in _OF_WEIGHTS}
         attach(model, dataclasses.replace(describe(model), **said))
         weight_files.remember_loaded(model, found)
-    return _with_head(model, description, arguments, found.sha256)
+    head = {name: value for name, value in arguments.items() if name in _HEAD}
+    if _has_head(model, head):
+        return model
+    return _rebuilt(model, description, arguments, found.sha256)
 
 
 def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
@@ -174,26 +181,31 @@ def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
     model = entry.pretrained()
     changes = {"network": entry.name, "preprocessing": entry.preprocessing}
     attach(model, dataclasses.replace(describe(model) or entry.description, **changes))
-    return _with_head(model, entry.description, arguments, None)
+    if _has_head(model, arguments) and arguments.keys() <= {*_HEAD}:
+        return model
+    return _rebuilt(model, entry.description, arguments, None)
 
 
-def _with_head(model, description, arguments, sha256):
-    """The model itself, unless the arguments ask for another head than it has."""
-    if arguments.get("include_top", True):
-        classes = model.output_shape[-1]
-        if arguments.get("num_classes", classes) == classes:
-            return model
+def _has_head(model, arguments):
+    """Whether the arguments ask for the head that the model has."""
+    classes = model.output_shape[-1]
+    return arguments.get("include_top", True) and arguments.get("num_classes", classes) == classes
+
+
+def _rebuilt(model, description, arguments, sha256):
+    """The network as the arguments ask for it, with the model's weights."""
     other = _build(description, arguments)
     known = describe(other)
+    classifier = known and known.classifier
     layers = {layer.name: layer for layer in model.layers}
     for layer in other.layers:
-        if known is not None and layer.name == known.classifier:
+        if layer.name == classifier and not _has_head(model, arguments):
             break  # it and what lies behind it begin anew
         values = layers[layer.name].get_weights() if layer.name in layers else []
         if [v.shape for v in values] != [tuple(w.shape) for w in layer.weights]:
             raise ValueError(
                 f"the trained network has no weights for the layer {layer.name!r}: leave out "
-                "input_shape or include_top"
+                "input_shape, input_tensor or include_top"
             )
         layer.set_weights(values)
     if known is not None:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import warnings
 
+from irnet_runner import Runner, pixels_of
 from irnet_tf._files import read_regular
 from irnet_tf.description import Description, describe
 from irnet_tf.preprocessing import Preprocessing
@@ -50,8 +51,6 @@ def predict(
         OSError: if a file cannot be read or fetched.
     """
     if isinstance(network, (str, os.PathLike)) and Path(network).suffix in (".xml", ".tflite"):
-        from irnet_runner import Runner
-
         folder = isinstance(images, (str, os.PathLike)) and os.path.isdir(images)
         return Runner(network).predict(image_files(images) if folder else images, top)
     model = network if isinstance(network, tf.keras.Model) else load(network)
@@ -217,7 +216,7 @@ def _pixels(images) -> Iterator:
         if isinstance(image, (str, os.PathLike)):
             image = read_image(image)
         elif hasattr(image, "convert"):  # Pillow's
-            image = np.asarray(image.convert("RGB"))
+            image = pixels_of(image)
         elif isinstance(image, (list, tuple)):  # rows of numbers, or images with their labels
             raise ValueError(
                 f"images must be paths or arrays of pixels, got a {type(image).__name__} among "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 from importlib import metadata
-import itertools
 from pathlib import Path
 import sys
 
@@ -63,13 +62,15 @@ def images(model, name: str | None, data_dir: str | None, count: int):
         raise ValueError("it is not known what images the network expects; leave --data_dir out")
     if name is None:
         name = (known.recipe or {}).get("data", "folder")
+    if count < 1:
+        raise ValueError(f"images must be at least 1, got {count}")
     data = data_module.load(name, data_dir)
-    batches = data_module.evaluation_batches(
-        data.test, batch_size=50, preprocessing=known.preprocessing
-    )
     count = min(count, data.test.num_examples)
-    some = (batch for batch, _ in itertools.islice(batches, -(-count // 50)))
-    return some, f"{count} test images of {data.name}"
+    batches = data_module.evaluation_batches(
+        data.test, batch_size=min(count, 50), preprocessing=known.preprocessing
+    )
+    taken = batches.unbatch().take(count).batch(50)
+    return (batch for batch, _ in taken), f"{count} test images of {data.name}"
 
 
 def report(network: str, out, *, data: str | None, data_dir: str | None, count: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
@@ -136,6 +136,28 @@ class Data:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def check_classes(self, trained: Sequence[str] | int) -> None:
+        """Raises ValueError if a network was trained on other classes.
+
+        Args:
+            trained: names in the order of the outputs; or how many outputs there are, where
+                names are not known.
+        """
+        if isinstance(trained, int):
+            same, theirs = trained == self.num_classes, f"{trained} classes"
+        else:
+            same, theirs = tuple(trained) == self.class_names, f"the classes {_few(trained)}"
+        if not same:
+            raise ValueError(
+                f"the network was trained on {theirs}, {self.name} has {_few(self.class_names)}; "
+                "give the data_dir that it was trained on"
+            )
+
+
+def _few(names):
+    names = list(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def constants(*arrays) -> Callable:

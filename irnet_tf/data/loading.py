@@ -22,8 +22,9 @@ def load(
     """Open a data set.
 
     Args:
-        name: `"digits"`, `"cifar10"` or `"imagenet2012"`. If `data_dir` holds a folder `train`
-            of class folders, those images are taken instead: a user's own.
+        name: `"digits"`, `"cifar10"`, `"imagenet2012"`, or `"folder"`: images of one's own. If
+            `data_dir` holds a folder `train` of class folders, those images are taken whatever
+            the name.
         data_dir: where the data is. For `"cifar10"` and `"imagenet2012"` the folder that
             TensorFlow Datasets prepared; without it TFDS's own default is used, and cifar10
             is downloaded if need be. For images of one's own: `train/CLASS/*.jpg|png` and
@@ -45,7 +46,7 @@ def load(
         UnreadableImages: if a file of the folder is no image.
     """
     check_choice("unreadable", unreadable, ("stop", "skip"))
-    if name not in _SOURCES:
+    if name not in _SOURCES and name != "folder":
         raise ValueError(f"unknown data set {name!r}; {nearest(name, _SOURCES)} And {OWN_IMAGES}")
     if validation_split is not None and not 0 < validation_split < 1:
         raise ValueError(
@@ -62,8 +63,10 @@ def load(
             raise ValueError(f"data_dir {str(data_dir)!r} is not a folder; check the path")
         if not any(root.iterdir()):
             raise ValueError(f"data_dir {str(data_dir)!r} is empty; it should hold the images")
-        if (root / "train").is_dir() or validation_split is not None:
+        if (root / "train").is_dir() or validation_split is not None or name == "folder":
             return folder.load(root, unreadable, validation_split)
+    if name == "folder":
+        raise ValueError(f"data 'folder' needs data_dir; {OWN_IMAGES}")
     if validation_split is not None:
         raise ValueError(
             f"validation_split is for a folder of images of your own; {name} has its own test "

@@ -58,11 +58,7 @@ def training_batches(
     """
     check_choice("augmentation", augmentation, augment.AUGMENTATIONS)
     steps_per_epoch(split, batch_size)  # raises if there is none
-    if batch_size % (workers * replicas):
-        raise ValueError(
-            f"batch_size {batch_size} does not divide by {workers} worker(s) x {replicas} "
-            f"replica(s); use a multiple of {workers * replicas}"
-        )
+    check_divides(batch_size, workers * replicas)
     order = Order(
         split.num_examples, batch_size, seed, epochs, first_epoch, first_step, workers, worker,
         replicas,
@@ -171,6 +167,15 @@ def _finish(augmentation, preprocessing):
         return images, labels
 
     return finish
+
+
+def check_divides(batch_size: int, devices: int) -> None:
+    """Raises ValueError if a global batch cannot be shared evenly."""
+    if batch_size % devices:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide by {devices} devices; use a multiple of "
+            f"{devices}"
+        )
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

@@ -12,11 +12,11 @@ from pathlib import Path
 import re
 import sys
 import tempfile
-import time
 
 from irnet_tf._checks import check_choice
 from irnet_tf._files import write_atomically
 from irnet_tf.export.inputs import describe_file, normalisation
+from irnet_tf.export.latency import interleaved_ms
 from irnet_tf.export.plan import Plan, Target, make_plan, require
 import numpy as np
 import tensorflow as tf
@@ -83,7 +83,7 @@ def to_openvino(
         return build(model, plan, "float", batch_size, normalise, facts)
     if form == "auto" and not problem:
         forms = {f: build(model, plan, f, batch_size, normalise, facts) for f in ("binary", "int8")}
-        times = _milliseconds(forms)
+        times = interleaved_ms({form: _timed(made) for form, made in forms.items()}, 0.25)
         return forms[min(times, key=times.get)]
     form = "int8" if form == "auto" else form
     return build(model, plan, form, batch_size, normalise, facts)
@@ -181,22 +181,12 @@ def _settled(layer, parents) -> bool:
     return not isinstance(layer, reordered) and all(_settled(p, parents) for p in parents[layer])
 
 
-def _milliseconds(forms, seconds=0.5) -> dict:
-    """The shortest run of each model on this machine, one thread, taken in turn."""
-    compiled = {form: compiled_model(model) for form, model in forms.items()}
-    times = collections.defaultdict(list)
-    for form, model in compiled.items():
-        inputs = model.input(0)
-        image = np.zeros(list(inputs.shape), inputs.element_type.to_dtype())
-        model(image)
-        compiled[form] = (model, image)
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times["int8"]) < 5:
-        for form, (model, image) in compiled.items():
-            start = time.perf_counter()
-            model(image)
-            times[form].append(1e3 * (time.perf_counter() - start))
-    return {form: min(values) for form, values in times.items()}
+def _timed(model):
+    """Runs the model on this machine, one thread, on an image of zeros."""
+    compiled = compiled_model(model)
+    inputs = compiled.input(0)
+    image = np.zeros(list(inputs.shape), inputs.element_type.to_dtype())
+    return lambda: compiled(image)
 
 
 def compiled_model(model, threads: int = 1):

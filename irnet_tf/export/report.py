@@ -8,6 +8,7 @@ from pathlib import Path
 from irnet_tf._checks import check_choice
 from irnet_tf._files import write_atomically
 from irnet_tf._machine import processor
+from irnet_tf.analysis.measures import operations
 from irnet_tf.export import lce, openvino
 from irnet_tf.export.compare import compare, device_of
 from irnet_tf.export.inputs import normalisation
@@ -83,7 +84,7 @@ def export(
         "format": _NAMES[format],
         "rewrites": plan.notes,
         "sizes": {**sizes, "float": twins["float twin, TensorFlow Lite"][1]},
-        "operations": _operations(model, plan),
+        "operations": operations(model),
         "operators": dict(device.operators()),
         "comparison": {
             "images_are": images_are,
@@ -158,16 +159,6 @@ def _tflite(file):
         interpreter.invoke()
 
     return run
-
-
-def _operations(model, plan):
-    counts = {"one_bit": 0, "float": 0}
-    for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            positions = np.prod(layer.output_shape[1:-1], dtype=int)
-            kind = "one_bit" if layer.name in plan.binary else "float"
-            counts[kind] += int(positions * np.prod(layer.kernel.shape))
-    return counts
 
 
 def report_text(report: dict) -> str:

@@ -47,7 +47,7 @@ class AverageStatistics(tf.keras.callbacks.Callback):
 
 
 class RunOutputs(tf.keras.callbacks.Callback):
-    """Writes metrics.csv, curves.png, TensorBoard's logs, best and final weights, result.json.
+    """Writes metrics.csv, curves.png, TensorBoard's logs, best and final weights.
 
     At an epoch's end the row of metrics.csv is made, then `checkpoint` is called, and then
     everything is written that follows from the rows: what was killed in between is made up for by

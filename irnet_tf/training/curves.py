@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from pathlib import Path
 
 from irnet_tf import _figures
+from irnet_tf._files import write_atomically
 from irnet_tf.training.run_folder import best_row
 
 
@@ -21,13 +22,9 @@ def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure_of(rows, title).savefig(part, dpi=110, format="png")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    picture = io.BytesIO()
+    figure_of(rows, title).savefig(picture, dpi=110, format="png")
+    write_atomically(path, picture.getvalue())
 
 
 def figure_of(rows: list[dict], title: str):

@@ -18,8 +18,15 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
     """What a model expects of an image: what is given, or else what its description says.
 
     Raises:
-        ValueError: if neither says it, or the model takes images of another size.
+        ValueError: if neither says it, or the model takes images of another size, that are not
+            square, or of other than 3 channels.
     """
+    shape = model.input_shape[1:]
+    if len(shape) != 3 or shape[2] != 3 or None not in shape[:2] and shape[0] != shape[1]:
+        raise ValueError(
+            f"the network takes images of shape {shape}, and the data's are made square with 3 "
+            "channels: give input_shape=(size, size, 3)"
+        )
     description = describe(model)
     found = given or (description and description.preprocessing)
     if not found:

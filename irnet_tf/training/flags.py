@@ -33,7 +33,8 @@ def define_recipe_flags(values: flags.FlagValues, taken: Iterable[str] = ()) -> 
     names = [field.name for field in dataclasses.fields(Recipe) if field.name not in taken]
     kinds = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
     for name in names:
-        _define(values, name, kinds[name], f"recipe: {helps.get(name, '')}")
+        text = helps.get(name, "").replace("None:", "none:")  # as `changed` reads it
+        _define(values, name, kinds[name], f"recipe: {text}")
     return names
 
 
@@ -47,16 +48,19 @@ def define_builder_flags(values: flags.FlagValues, taken: Iterable[str]) -> list
     Returns:
         The names.
     """
-    names = {}
+    kinds, texts = {}, {}
     for builder in BUILDERS.values():
         helps = _attributes(builder.__doc__ or "")
         for name, parameter in inspect.signature(builder).parameters.items():
             named = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-            if named and name not in (*_NOT_FLAGS, *names, *taken):
-                names[name] = (_kind(name, parameter), helps.get(name, ""))
-    for name, (kind, text) in names.items():
+            if named and name not in (*_NOT_FLAGS, *taken):
+                kinds.setdefault(name, _kind(name, parameter))
+                texts.setdefault(name, {}).setdefault(helps.get(name, ""), builder.__name__)
+    for name, kind in kinds.items():
+        said = {text: builder for text, builder in texts[name].items() if text}
+        text = " ".join(f"{b}: {t}" if len(said) > 1 else t for t, b in said.items())
         _define(values, name, kind, f"network: {text}")
-    return list(names)
+    return list(kinds)
 
 
 def changed(recipe: Recipe, changes: Mapping) -> Recipe:
@@ -114,11 +118,11 @@ def choose_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
 
 
 def digest(weights: str | os.PathLike | None, pretrained: str | None) -> str | None:
-    """SHA-256 of the weights that a network begins with.
+    """SHA-256 of the weights that a network begins with, or whose they are.
 
     Args:
         weights: path of a weights file; `"pretrained"`; None: random weights, which have none.
-        pretrained: the digest of the zoo's file.
+        pretrained: the digest of the zoo's file, or whose its weights are.
     """
     if weights is None:
         return None

@@ -7,6 +7,7 @@ import collections
 from irnet_tf._compat import nodes_in_order
 from irnet_tf.description import describe
 from irnet_tf.training.recipe import Recipe
+from irnet_tf.weights.bits import leaves
 import tensorflow as tf
 
 
@@ -19,7 +20,7 @@ def decays_and_rates(model: tf.keras.Model, recipe: Recipe) -> dict[str, tuple[f
     description = describe(model)
     classifier = description.classifier if description else None
     groups = {v.name: (recipe.weight_decay, 1.0) for v in model.trainable_variables}
-    for layer in _leaves(model):
+    for layer in leaves(model):
         own, factor = None, 1.0
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             own = recipe.batch_norm_weight_decay
@@ -54,11 +55,3 @@ def scale_residual_branches(model: tf.keras.Model, gamma: float) -> list[str]:
                 norm.gamma.assign(tf.fill(norm.gamma.shape, tf.cast(gamma, norm.gamma.dtype)))
                 scaled.append(norm.name)
     return scaled
-
-
-def _leaves(model):
-    for layer in model.layers:
-        if isinstance(layer, tf.keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer

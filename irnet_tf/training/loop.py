@@ -68,7 +68,9 @@ def train(
         output_dir: the run folder.
         strategy: which devices share the work; None: that of the current scope, or one device.
         preprocessing: of images; None: what the model's description says.
-        callbacks: called as in `fit`, before the row of metrics.csv is written.
+        callbacks: told of the training's and each epoch's beginning and end, with the logs of
+            `fit`, before the row of metrics.csv is written, and of the evaluation's beginning;
+            not of batches, and `model.stop_training` stops nothing: for those use `fit`.
         resume, overwrite: what may happen to a run that is in the folder.
         flags: what the user gave, for config.json.
         log_details: whether each epoch's flip ratios, gradient norms (on one device) and
@@ -93,6 +95,7 @@ def train(
             "jit_compile and sync_batch_norm do not go together on several devices: XLA cannot "
             "compile what they tell each other; leave one of them out"
         )
+    pipeline.check_divides(recipe.batch_size, strategy.num_replicas_in_sync)
     steps = pipeline.steps_per_epoch(data.train, recipe.batch_size)
     if recipe.epochs * steps > _MOST_STEPS:
         raise ValueError(
@@ -222,9 +225,9 @@ class _Run:
             while self.at.step < self.steps:
                 logs = train_function(iterator)
                 self.at.step += 1
-                self.progress.after_step(self.at.step, logs, self._check_loss)
+                self.progress.after_step(self.at.step, logs, self._check_own_loss)
                 if self.at.step < self.steps:
-                    self._save_or_stop_if_due()
+                    self._save_or_stop_if_due(logs)
         trained = optimizers.totals(self.model)
         self._check_loss(trained["loss"])
         self._tested_batches = 0
@@ -245,11 +248,14 @@ class _Run:
         self.callbacks.on_epoch_end(self.at.epoch, logs)
         self.progress.say(in_words(self.outputs.rows[-1], self.recipe.epochs))
 
-    def _save_or_stop_if_due(self):
+    def _save_or_stop_if_due(self, logs):
         if self.workers.several and self.at.step % _STEPS_BETWEEN_TALKS:
             return
         due = time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
-        stop, due = self.workers.any(bool(self.signals.received), due)
+        lost = self.workers.several and not np.isfinite(float(logs["loss"]))
+        stop, due, lost = self.workers.any(bool(self.signals.received), due, lost)
+        if lost:
+            self._check_loss(float("nan"))
         if stop or due:
             self.average_statistics()
             self._save()
@@ -270,6 +276,11 @@ class _Run:
     def _stop(self):
         reason = self.signals.received or "a signal to another worker"
         raise Stopped(f"stopped by {reason} in epoch {self.at.epoch + 1}; saved")
+
+    def _check_own_loss(self, loss: float):
+        """Between two talks: a worker that left on its own would be taken for lost."""
+        if not self.workers.several:
+            self._check_loss(loss)
 
     def _check_loss(self, loss: float):
         if not np.isfinite(loss):

@@ -73,14 +73,6 @@ class Past:
             )
         return then if given is None else given
 
-    def check_classes(self, classes) -> None:
-        """Raises ValueError if the data has other classes than the run."""
-        if tuple(classes) != self.classes:
-            raise ValueError(
-                f"the run was trained on the classes {_few(self.classes)}, the data has "
-                f"{_few(classes)}; give the data_dir that it was trained on"
-            )
-
     def _arguments(self):
         builder = BUILDERS.get(self.builder)
         parameters = inspect.signature(builder).parameters if builder else {}
@@ -124,8 +116,3 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return tuple(value)
     return None if value == "none" else value
-
-
-def _few(names):
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

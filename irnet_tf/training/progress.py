@@ -91,7 +91,7 @@ def opening(*, model, data, recipe, options, preprocessing, folder, began_with, 
         ("recipe", f"{recipe.epochs} epochs, batch {recipe.batch_size}, rate {rate}, decay "
                    f"{recipe.weight_decay:g}, t {recipe.t_min:g} to {recipe.t_max:g}, "
                    f"augmentation {recipe.augmentation}"),
-        ("begins", f"with weights {began_with[:12]}" if began_with
+        ("begins", f"with weights {began_with[:14]}" if began_with  # a digest, or whose
                    else f"with random weights, seed {options.seed}"),
         ("devices", f"{devices}, {precision}{', XLA' if options.jit_compile else ''}"),
         ("folder", str(folder)),

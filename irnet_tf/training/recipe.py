@@ -31,15 +31,18 @@ class Recipe:
         momentum: of the gradient.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: L2, added to the gradient of every parameter, as the authors had it.
-        binary_weight_decay: of 1-bit kernels instead; None: as all.
-        batch_norm_weight_decay: of batch norm's gamma and beta instead; None: as all.
+        binary_weight_decay: of 1-bit kernels; None: `weight_decay`.
+        batch_norm_weight_decay: of batch norm's gamma and beta; None: `weight_decay`.
         classifier_rate: what the classifier's learning rate is multiplied by.
         residual_gamma: at which gamma begins of the batch norms that end a residual branch; see
             `scale_residual_branches`.
-        t_min, t_max: EDE's sharpness at the beginning and towards the end.
-        activation_t_min, activation_t_max: for activations instead; None: as for weights.
+        t_min: EDE's sharpness at the beginning.
+        t_max: EDE's sharpness towards the end.
+        activation_t_min: of activations; None: `t_min`.
+        activation_t_max: of activations; None: `t_max`.
         mixed_precision: Keras policy, `"mixed_bfloat16"` or `"mixed_float16"`; None: float32.
-        augmentation: a key of `irnet_tf.data.augment.AUGMENTATIONS`.
+        augmentation: `"none"`, `"shift"`, `"shift_and_flip"`, `"imagenet"` or
+            `"imagenet_without_jitter"`; see `irnet_tf.data.augment`.
         scale_rate: whether rates follow when only the batch size is changed (linear scaling,
             Goyal et al., 2017).
 
@@ -94,12 +97,18 @@ class Recipe:
         self.ede, self.activation_ede  # noqa: B018, they check
 
     def changed(self, **changes) -> Recipe:
-        """This recipe with some values replaced; what is None is left as it is."""
+        """This recipe with some values replaced; what is None is left as it is.
+
+        The rate follows the batch size if `scale_rate`, and the rate at which the warm-up begins
+        follows the rate, unless they are given themselves.
+        """
         changes = {name: value for name, value in changes.items() if value is not None}
-        if self.scale_rate and "batch_size" in changes and "learning_rate" not in changes:
+        if self.scale_rate and "batch_size" in changes:
             factor = changes["batch_size"] / self.batch_size
-            changes["learning_rate"] = self.learning_rate * factor
-            changes["warmup_from"] = self.warmup_from * factor
+            changes.setdefault("learning_rate", self.learning_rate * factor)
+        if "learning_rate" in changes:
+            factor = changes["learning_rate"] / self.learning_rate
+            changes.setdefault("warmup_from", self.warmup_from * factor)
         return dataclasses.replace(self, **changes)
 
     @property

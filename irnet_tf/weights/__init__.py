@@ -166,6 +166,13 @@ def remember_loaded(model: tf.keras.Model, found: WeightsFile) -> None:
     object.__setattr__(model, "_irnet_tf_loaded", said)  # hidden from Keras's tracking
 
 
+def remember_alike(model: tf.keras.Model, other: tf.keras.Model) -> None:
+    """Note of a model what was noted of another, which has the same weights and description."""
+    said = getattr(other, "_irnet_tf_loaded", None)
+    if said is not None:
+        object.__setattr__(model, "_irnet_tf_loaded", said)
+
+
 def _still_true(model, tensors) -> Description | None:
     description = describe(model)
     loaded, fingerprint, sha256 = getattr(model, "_irnet_tf_loaded", (None, "", ""))

@@ -62,7 +62,7 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
             raise ValueError(f"two layers of the model have {name!r}: name layers differently")
         stored[name] = StoredTensor(*arguments)
 
-    for layer in _leaves(model):
+    for layer in leaves(model):
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             shape = (len(layer.weights), *layer.weights[0].shape)
             add(f"{layer.name}.batch_norm", layer.weights, shape)
@@ -81,10 +81,11 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
     return stored
 
 
-def _leaves(model) -> Iterator[tf.keras.layers.Layer]:
+def leaves(model) -> Iterator[tf.keras.layers.Layer]:
+    """The layers that have weights, those of models within the model too."""
     for layer in model.layers:
         if isinstance(layer, tf.keras.Model):
-            yield from _leaves(layer)
+            yield from leaves(layer)
         elif layer.weights:
             yield layer
 

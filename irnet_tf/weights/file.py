@@ -74,13 +74,7 @@ def read(path: str | os.PathLike) -> WeightsFile:
         check_finite(tensors)
     except RecursionError:
         raise ValueError(f"{path} cannot be read: its header is nested too deeply") from None
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        OverflowError,
-        safetensors.SafetensorError,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return WeightsFile(str(path), hashlib.sha256(data).hexdigest(), tensors, description, metadata)
 
