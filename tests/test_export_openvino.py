@@ -191,7 +191,7 @@ def test_auto_takes_the_faster_form(monkeypatch):
     model = small()
     for faster in ("binary", "int8"):
         times = {"binary": 2.0, "int8": 2.0, faster: 1.0}
-        monkeypatch.setattr(openvino_export, "_milliseconds", lambda forms, times=times: times)
+        monkeypatch.setattr(openvino_export, "interleaved_ms", lambda *_, times=times: times)
         assert export.form_of(export.to_openvino(model)) == faster
 
 
