@@ -125,7 +125,9 @@ def of_file(path):
 def load(entry, weights, arguments):
     """The network of an entry, which says of itself what it began with."""
     model = zoo.load(entry.name, weights, **arguments)
-    pretrained = entry.weights.sha256 if entry.weights else f"larq-zoo {version('larq-zoo')}"
+    pretrained = entry.weights and entry.weights.sha256
+    if entry.pretrained is not None:
+        pretrained = f"larq-zoo {version('larq-zoo')}"
     began_with = flags_of.digest(weights, pretrained)
     return attach(model, dataclasses.replace(describe(model), began_with=began_with))
 

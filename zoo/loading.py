@@ -169,8 +169,7 @@ def _restore(found: WeightsFile, entry: Entry | None, arguments: Mapping) -> tf.
         said = {name: getattr(description, name) for name in _OF_WEIGHTS}
         attach(model, dataclasses.replace(describe(model), **said))
         weight_files.remember_loaded(model, found)
-    head = {name: value for name, value in arguments.items() if name in _HEAD}
-    if _has_head(model, head):
+    if _has_head(model, arguments):
         return model
     return _rebuilt(model, description, arguments, found.sha256)
 
