@@ -294,6 +294,22 @@ def test_a_loss_that_is_no_number_stops_all_at_once(tmp_path):
         assert "lost another worker" not in output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_error_that_one_worker_meets_is_told_by_all(tmp_path, victim):
+    """Nobody waits for one that would only meet it again; the next start begins without it."""
+    environments = tf_config(2)
+    failing = [("fail=true",) if i == victim else () for i in range(2)]
+    workers = [start_tiny(tmp_path, *f, env=e) for f, e in zip(failing, environments)]
+    outputs = finish(workers, code=1)
+    assert "an image is broken" in outputs[victim]
+    assert "another worker has stopped with an error: an image is broken" in outputs[1 - victim]
+    assert not any("lost another worker" in output for output in outputs)
+    outputs = finish([start_tiny(tmp_path, env=e) for e in environments])
+    assert "resumed after epoch 1 of 2" in outputs[0]
+    assert not (tmp_path / "failure.txt").exists()
+
+
 def test_a_worker_says_that_it_waits_and_can_be_interrupted(tmp_path):
     process = start_tiny(tmp_path, env=tf_config(2)[1])
     wait_for(process, "worker 0 waits for all of the cluster")

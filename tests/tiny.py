@@ -77,6 +77,7 @@ def main():
     changes = {name: json.loads(value) for name, value in (c.split("=") for c in changes)}
     pause = changes.pop("pause", 0)  # seconds at each epoch's end
     fill = changes.pop("fill", False)  # the disk, in the second epoch
+    fail = changes.pop("fail", False)  # as the second epoch begins
     terminated = changes.pop("terminated", False)  # as an evaluation begins
     options = {name: changes.pop(name) for name in ("seed", "overwrite") if name in changes}
     images = changes.pop("images", 24)
@@ -87,6 +88,9 @@ def main():
                 with contextlib.suppress(OSError), open(f"{folder}/filler", "wb", 0) as file:
                     while True:
                         file.write(bytes(4096))
+
+            if fail and epoch == 1:
+                raise ValueError("an image is broken")
 
         def on_test_begin(self, logs=None):
             if terminated:

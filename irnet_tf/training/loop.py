@@ -105,7 +105,7 @@ def train(
     shared.check_it_can_be_one()
     workers = Workers(strategy)
     with (
-        workers.noticing_lost_workers(),
+        workers.noticing_lost_workers(shared.failure),
         contextlib.ExitStack() as stack,
         Signals() as signals,
         data_module.naming_unreadable_images(),
@@ -127,6 +127,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
         )
+        stack.enter_context(workers.telling_why(shared.failure))
         run = _Run(model, data, recipe, preprocessing, options, folder, shared, identity)
         if log_details and workers.is_chief:
             callbacks = [*callbacks, details(model, data, preprocessing, folder.folder)]

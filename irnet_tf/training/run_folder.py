@@ -41,6 +41,7 @@ class RunFolder:
         self.result = self.folder / "result.json"
         self.details = self.folder / "details.csv"
         self.details_bits = self.folder / "details_bits.npz"
+        self.failure = self.folder / "failure.txt"  # why a worker has left the others
 
     # ---- which run it is -----------------------------------------------------------------------
 
@@ -246,6 +247,7 @@ def open_run_folder(
         try:
             stack.callback(Lock(shared.folder).release)
             shared.prepare(config, resume=resume, overwrite=overwrite)
+            shared.failure.unlink(missing_ok=True)
         except BaseException:
             stack.close()
             if made and not any(shared.folder.iterdir()):

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 import sys
 
+from irnet_tf._files import write_atomically
 from irnet_tf.training.checkpoints import Checkpoints
 import numpy as np
 import tensorflow as tf
@@ -81,8 +82,24 @@ class Workers:
             )
 
     @contextlib.contextmanager
-    def noticing_lost_workers(self):
-        """Turns the errors that TensorFlow raises when a worker has gone into `WorkerLost`."""
+    def telling_why(self, failure: Path):
+        """Leaves the reason of an error in a file that all share: the others wait for this one."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            if self.several:
+                with contextlib.suppress(OSError):
+                    write_atomically(failure, f"{error}\n")
+            raise
+
+    @contextlib.contextmanager
+    def noticing_lost_workers(self, failure: Path | None = None):
+        """Turns the errors that TensorFlow raises when a worker has gone into `WorkerLost`.
+
+        Args:
+            failure: the file of `telling_why`. If it is there, the error is a ValueError with that
+                reason instead: it would be the same again.
+        """
         try:
             yield
         except (
@@ -94,6 +111,9 @@ class Workers:
         ) as error:
             if not self.several:
                 raise
+            if failure is not None and failure.exists():
+                why = failure.read_text().strip()
+                raise ValueError(f"another worker has stopped with an error: {why}") from error
             reason = str(error).strip().splitlines()
             raise WorkerLost(f"{type(error).__name__}: {reason[-1] if reason else ''}") from error
 
