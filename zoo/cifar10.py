@@ -56,8 +56,13 @@ resnet20_normal_1w1a = register(
     {"depth": 20, "structure": "normal"},
     _RESNET20_1W1A,
     preprocessing=CIFAR10,
-    recipes={"fast": _FAST},
+    recipes={"fast": _FAST.changed(t_max=3.0)},
     paper=(0.854,),
+    weights=Weights(
+        "cifar10_resnet20_normal_1w1a.safetensors",
+        "fa476941089dfe44ab2b7449b2011dd2ac26741a7d53d0268d1760d86cf51416",
+        55_632,
+    ),
 )
 resnet20_normal_1w32a = register(
     "cifar10/resnet20_normal_1w32a",
