@@ -31,10 +31,16 @@ def new(width: float, height: float):
 
 
 def plain_log_ticks(axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, as numbers without exponents."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """Ticks of a logarithmic axis as numbers without exponents: 1, 2 and 5 of each decade.
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=15))
+    Of an axis shorter than a decade, where these would be two ticks or none, at round numbers.
+    Call it once everything is drawn.
+    """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axis.get_view_interval()
+    decades = LogLocator(subs=(1, 2, 5), numticks=15)
+    axis.set_major_locator(decades if high >= 10 * low else MaxNLocator(nbins=6))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 

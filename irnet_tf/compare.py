@@ -162,7 +162,7 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
         for axes, column, factor in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
             _curve(axes, group, column, factor, i, label)
     accuracy.set_ylabel("test accuracy, %")
-    loss.set_ylabel("training loss, nats")
+    loss.set_ylabel("training loss, nats (log scale)")
     loss.set_yscale("log")
     _figures.plain_log_ticks(loss.yaxis)
     for axes in (accuracy, loss):

@@ -56,10 +56,7 @@ def figure_of(rows: list[dict], title: str):
     loss.set_ylabel("cross-entropy, nats (log scale)")
     course.set_ylabel("learning rate and t (log scale)")
     loss.set_yscale("log")
-    losses = [row[f"{split}_loss"] for row in rows for split in ("train", "test")]
     _figures.plain_log_ticks(loss.yaxis)
-    if max(losses) < 10 * min(losses):  # 1, 2, 5 would be two ticks, or none
-        loss.yaxis.set_major_locator(MaxNLocator(nbins=6))
     # Linear near zero, where a cosine ends.
     highest = max(row["learning_rate"] for row in rows) or 1.0
     decade = 10.0 ** math.ceil(math.log10(1e-3 * highest))
