@@ -221,12 +221,14 @@ class _Run:
     def _train_epoch(self, iterator):
         self.callbacks.on_epoch_begin(self.at.epoch, {"first_step": self.at.step})
         self._saved = time.perf_counter()
+        # One of several workers that left on its own would be taken for lost: see the talks.
+        check = (lambda loss: None) if self.workers.several else self._check_loss
         with self.progress.epoch(self.at.epoch + 1, self.at.step):
             train_function = self.model.make_train_function()
             while self.at.step < self.steps:
                 logs = train_function(iterator)
                 self.at.step += 1
-                self.progress.after_step(self.at.step, logs, self._check_own_loss)
+                self.progress.after_step(self.at.step, logs, check)
                 if self.at.step < self.steps:
                     self._save_or_stop_if_due(logs)
         trained = optimizers.totals(self.model)
@@ -277,11 +279,6 @@ class _Run:
     def _stop(self):
         reason = self.signals.received or "a signal to another worker"
         raise Stopped(f"stopped by {reason} in epoch {self.at.epoch + 1}; saved")
-
-    def _check_own_loss(self, loss: float):
-        """Between two talks: a worker that left on its own would be taken for lost."""
-        if not self.workers.several:
-            self._check_loss(loss)
 
     def _check_loss(self, loss: float):
         if not np.isfinite(loss):
