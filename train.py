@@ -10,7 +10,6 @@ and every argument of a network is a flag of its own name; what is not given is 
 """
 
 import dataclasses
-from importlib.metadata import version
 import os
 import sys
 
@@ -19,7 +18,7 @@ __drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is impo
 from absl import app, flags, logging
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, evaluation, training
-from irnet_tf.description import attach, describe
+from irnet_tf.description import attach, classes_of, describe
 from irnet_tf.training import flags as flags_of
 from irnet_tf.training.cluster import STRATEGIES
 from irnet_tf.training.past import read_past
@@ -125,10 +124,7 @@ def of_file(path):
 def load(entry, weights, arguments):
     """The network of an entry, which says of itself what it began with."""
     model = zoo.load(entry.name, weights, **arguments)
-    pretrained = entry.weights and entry.weights.sha256
-    if entry.pretrained is not None:
-        pretrained = f"larq-zoo {version('larq-zoo')}"
-    began_with = flags_of.digest(weights, pretrained)
+    began_with = flags_of.digest(weights, entry.origin)
     return attach(model, dataclasses.replace(describe(model), began_with=began_with))
 
 
@@ -161,7 +157,7 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
         workers.noticing_lost_workers(),
     ):
         model = load(entry, weights, arguments)
-        images.check_classes(describe(model).classes or model.output_shape[-1])
+        images.check_classes(classes_of(model))
         result = training.evaluate(model, images)
     if workers.is_chief:
         count = images.test.num_examples

@@ -179,7 +179,8 @@ def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
 
     Args:
         paths: run folders, or metrics.csv files.
-        out: folder that gets `table.csv`, `table.md`, `curves.png` and `curves.svg`; None: none.
+        out: folder that gets `table.csv`, `table.md`, `runs.csv` (a row a run), `curves.png` and
+            `curves.svg`; None: none.
         labels: from a path to how its run differs; None: worked out.
         title: of the picture.
 
@@ -197,8 +198,10 @@ def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in (("table.csv", as_csv(groups)), ("table.md", as_markdown(groups))):
-            write_atomically(out / name, text)
+        each = [dataclasses.replace(group, runs=(run,)) for group in groups for run in group.runs]
+        write_atomically(out / "table.csv", as_csv(groups))
+        write_atomically(out / "table.md", as_markdown(groups))
+        write_atomically(out / "runs.csv", as_csv(each))
         draw(groups, out / "curves", title)
     return groups
 
@@ -263,7 +266,7 @@ def main(argv=None) -> None:
         prog="python -m irnet_tf.compare", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or folder of them")
-    parser.add_argument("--out", help="folder for table.csv, table.md, curves.png, curves.svg")
+    parser.add_argument("--out", help="folder for tables and curves")
     parser.add_argument("--title", default="", help="of the picture")
     arguments = parser.parse_args(argv)
     try:

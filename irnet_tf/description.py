@@ -143,6 +143,12 @@ def describe(model: tf.keras.Model) -> Description | None:
     return getattr(model, "_irnet_tf_description", None)
 
 
+def classes_of(model: tf.keras.Model) -> tuple[str, ...] | int:
+    """Names of a model's outputs, in their order; how many there are if they are not known."""
+    description = describe(model)
+    return (description and description.classes) or model.output_shape[-1]
+
+
 def attach(model: tf.keras.Model, description: Description) -> tf.keras.Model:
     """Let the description travel with the model. Returns the model."""
     object.__setattr__(model, "_irnet_tf_description", description)  # hidden from Keras's tracking

@@ -22,7 +22,7 @@ from pathlib import Path
 from irnet_tf import _figures
 from irnet_tf import data as data_module
 from irnet_tf._files import write_atomically
-from irnet_tf.description import describe
+from irnet_tf.description import classes_of, describe
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
@@ -121,7 +121,7 @@ def predict(
     preprocessing = preprocessing or (known and known.preprocessing)
     if preprocessing is None:
         raise ValueError("it is not known what images the network expects; give preprocessing")
-    data.check_classes((known and known.classes) or model.output_shape[-1])
+    data.check_classes(classes_of(model))
     softmax = known is None or known.output == "logits"
 
     @tf.function(reduce_retracing=True)

@@ -80,6 +80,8 @@ def test_the_tables_say_the_same(tmp_path, capsys):
     [row] = csv.DictReader((tmp_path / "out/table.csv").read_text().splitlines())
     assert cells["last %"] == f"{row['last %']} ± {row['last % deviation']}" == "50.50 ± 0.71"
     assert cells["network"] == row["network"] == "digits/a"
+    runs = list(csv.DictReader((tmp_path / "out/runs.csv").read_text().splitlines()))
+    assert [(r["seeds"], r["last %"]) for r in runs] == [("0", "50.00"), ("1", "51.00")]
 
 
 def test_the_picture_shows_every_group_and_its_axes(tmp_path):
@@ -90,7 +92,8 @@ def test_the_picture_shows_every_group_and_its_axes(tmp_path):
     text = "".join(ElementTree.parse(tmp_path / "curves.svg").getroot().itertext())
     for words in (
         "test accuracy, %",
-        "training loss, nats",
+        "training loss, nats (log scale)",
+        "0.6",  # of a loss between 0.5 and 1, which has no 1, 2 or 5 within
         "epoch",
         "2 seeds",
         "learning_rate=0.5",

@@ -194,6 +194,13 @@ def test_every_field_of_a_recipe_and_argument_of_a_network_is_a_flag():
     names -= {"input_tensor", "include_top", "classifier_activation", "name"}
     missing = [name for name in names if f"--{name}:" not in text and f"--[no]{name}:" not in text]
     assert not missing
+    words = " ".join(text.split())
+    for said in (
+        "cifar_resnet: 20, 32, 44, 56 or 110. resnet: 18 or 34.",
+        "--t_max: recipe: EDE's sharpness towards the end.",
+        'Keras policy, "mixed_bfloat16" or "mixed_float16"; none: float32.',
+    ):
+        assert said in words
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`python -m zoo`: what it prints, and what it says of what it does not understand."""
 
 import dataclasses
+from importlib import metadata
 import json
 import os
 from pathlib import Path
@@ -140,6 +141,14 @@ def test_facts_of_a_trained_and_of_an_untrained_network():
     found = facts(zoo.info("imagenet/resnet18_bireal_1w1a"))
     assert found["paper"] == "top-1 58.10 %, top-5 80.00 %" and "ours" not in found
     assert found["train"].endswith("--data_dir=D")
+    found = facts(zoo.info("larq_zoo/BiRealNet"))  # no paper's, but of what is downloaded
+    assert found["larq-zoo's weights"].startswith("top-1 57.47 %") and "paper" not in found
+
+
+def test_whose_pretrained_weights_are():
+    assert zoo.info("larq_zoo/BiRealNet").origin == f"larq-zoo {metadata.version('larq-zoo')}"
+    assert zoo.info(NAME).origin == zoo.info(NAME).weights.sha256
+    assert zoo.info("imagenet/resnet18_bireal_1w1a").origin is None
 
 
 def test_the_sizes_stated_for_files():

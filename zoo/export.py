@@ -8,7 +8,7 @@ import math
 import sys
 
 from irnet_tf import data
-from irnet_tf.description import describe
+from irnet_tf.description import classes_of, describe
 from irnet_tf.export import export, report_text
 from irnet_tf.export.report import FORMATS, check_output
 import numpy as np
@@ -137,8 +137,9 @@ def _test_images(model, options):
         source = data.load(name, options.data_dir)
         pixels, labels = _take(source.test, expected, options.images)
         images_are = f"test images of {source.name.removeprefix('images of ')}"
-        known = description.classes or tuple(source.class_names[: model.output_shape[-1]])
-        if known != source.class_names:
+        try:
+            source.check_classes(classes_of(model))
+        except ValueError:  # the labels are of other classes
             labels = None
     if options.uint8_input:
         return pixels, labels, images_are

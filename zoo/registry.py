@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import fnmatch
 import functools
+from importlib.metadata import version
 import json
 from pathlib import Path
 
@@ -59,6 +60,13 @@ class Entry:
     def recipe(self) -> Recipe:
         """The paper's."""
         return self.recipes["paper"]
+
+    @property
+    def origin(self) -> str | None:
+        """Which weights `"pretrained"` are: SHA-256 of the file, or whose; None without any."""
+        if self.weights is not None:
+            return self.weights.sha256
+        return self.pretrained and f"larq-zoo {version('larq-zoo')}"
 
     @property
     def parameters(self) -> int:
