@@ -283,7 +283,7 @@ def test_sigterm_to_one_worker_saves_and_stops_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_all_at_once(tmp_path):
+def test_a_loss_that_is_no_number_stops_all(tmp_path):
     """Also a worker that would have looked much later."""
     changes = ["epochs=1", "images=400", "learning_rate=1e30"]  # 50 steps
     environments = tf_config(2)

@@ -221,16 +221,14 @@ class _Run:
     def _train_epoch(self, iterator):
         self.callbacks.on_epoch_begin(self.at.epoch, {"first_step": self.at.step})
         self._saved = time.perf_counter()
-        # One of several workers that left on its own would be taken for lost: see the talks.
-        check = (lambda loss: None) if self.workers.several else self._check_loss
         with self.progress.epoch(self.at.epoch + 1, self.at.step):
             train_function = self.model.make_train_function()
             while self.at.step < self.steps:
                 logs = train_function(iterator)
                 self.at.step += 1
-                self.progress.after_step(self.at.step, logs, check)
+                self.progress.after_step(self.at.step, logs, self._check_loss)
                 if self.at.step < self.steps:
-                    self._save_or_stop_if_due(logs)
+                    self._save_or_stop_if_due()
         trained = optimizers.totals(self.model)
         self._check_loss(trained["loss"])
         self._tested_batches = 0
@@ -251,14 +249,11 @@ class _Run:
         self.callbacks.on_epoch_end(self.at.epoch, logs)
         self.progress.say(in_words(self.outputs.rows[-1], self.recipe.epochs))
 
-    def _save_or_stop_if_due(self, logs):
+    def _save_or_stop_if_due(self):
         if self.workers.several and self.at.step % _STEPS_BETWEEN_TALKS:
             return
         due = time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
-        lost = self.workers.several and not np.isfinite(float(logs["loss"]))
-        stop, due, lost = self.workers.any(bool(self.signals.received), due, lost)
-        if lost:
-            self._check_loss(float("nan"))
+        stop, due = self.workers.any(bool(self.signals.received), due)
         if stop or due:
             self.average_statistics()
             self._save()
