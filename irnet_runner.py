@@ -18,6 +18,7 @@ import json
 import os
 from pathlib import Path
 import sys
+import threading
 
 import numpy as np
 
@@ -26,7 +27,7 @@ MAX_PIXELS = 1 << 27
 
 
 class Runner:
-    """An exported network on this machine.
+    """An exported network on this machine. Several threads may use one; they take turns.
 
     Args:
         path: of an `.xml` file (its `.bin` beside it) or a `.tflite` file.
@@ -55,6 +56,7 @@ class Runner:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {str(path)!r}")
         self.batch_size = batch_size
+        self._turn = threading.Lock()
         self._run, shape, facts = loaders[path.suffix](path, threads, batch_size)
         if not facts:
             raise ValueError(f"{path} was not written by irnet_tf: export the network with it")
@@ -64,9 +66,9 @@ class Runner:
         """The likeliest classes of images, which are preprocessed as the network expects.
 
         Args:
-            images: the path of a JPEG or PNG file, an image of Pillow's, pixels, 0 to 255:
-                `[height, width, 3]` or `[batch, height, width, 3]` (grey ones `[height, width]`
-                or `[..., 1]`), or a list of any of these but batches.
+            images: the path of a JPEG or PNG file, an image of Pillow's, an array or tensor of
+                pixels, 0 to 255: `[height, width, 3]` or `[batch, height, width, 3]` (grey ones
+                `[height, width]` or `[..., 1]`), or a list of any of these but batches.
             top: how many classes to give an image; None: all.
 
         Returns:
@@ -105,7 +107,8 @@ class Runner:
             batch = inputs[i : i + self.batch_size]
             missing = self.batch_size - len(batch)
             whole = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)]) if missing else batch
-            found.append(np.array(self._run(whole))[: len(batch)])
+            with self._turn:  # what computes has one place for images and one for results
+                found.append(np.array(self._run(whole))[: len(batch)])
         return np.concatenate(found)
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
@@ -194,10 +197,14 @@ def _load_tflite(path, threads, batch_size):
         raise ValueError(f"a .tflite file computes one image at a time, got {batch_size=}")
     try:
         from irnet_tf.export.lce import Device, file_facts
+
+        file = path.read_bytes()
+        device = Device(file, threads)
     except ImportError as error:
-        raise ImportError(f"{path} needs irnet_tf: pip install irnet_tf[deploy]") from error
-    file = path.read_bytes()
-    device = Device(file, threads)
+        raise ImportError(
+            f"{path} needs irnet_tf with Larq Compute Engine ({error}): "
+            "pip install irnet_tf[deploy]"
+        ) from error
     return device.predict, device.input_shape, file_facts(file)
 
 
@@ -205,8 +212,9 @@ def _pixels(images):
     """Images one by one, as arrays."""
     if isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
         images = [images]
-    elif isinstance(images, np.ndarray) and images.ndim in (2, 3):
-        images = images[None]
+    elif hasattr(images, "__array__"):  # NumPy's, TensorFlow's, PyTorch's
+        images = np.asarray(images)
+        images = images[None] if images.ndim in (2, 3) else images
     elif not isinstance(images, Iterable):
         raise ValueError(f"images must be paths or arrays of pixels, got {type(images).__name__}")
     for image in images:
@@ -240,7 +248,6 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         raise ImportError("image files need pillow: pip install pillow") from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {os.fspath(path)!r}")
-    Image.MAX_IMAGE_PIXELS = None  # ours is the limit
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -248,7 +255,9 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
                     f"it has {image.width} x {image.height} pixels, at most {MAX_PIXELS}"
                 )
             return pixels_of(image)
-    except (UnidentifiedImageError, ValueError, OSError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{os.fspath(path)!r} is no JPEG or PNG image") from error
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{os.fspath(path)!r} cannot be read as an image: {error}") from error
 
 

@@ -11,6 +11,7 @@ and every argument of a network is a flag of its own name; what is not given is 
 
 import dataclasses
 import os
+from pathlib import Path
 import sys
 
 __drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is imported
@@ -61,7 +62,7 @@ def main(argv):
     flags_of.check(argv, given)
     file = FLAGS.mode == "evaluate" and FLAGS.weights not in (None, "pretrained")
     alone = file and not FLAGS["model"].present
-    if FLAGS.mode == "evaluate" and (FLAGS.output_dir or not alone):
+    if FLAGS.mode == "evaluate" and (FLAGS.output_dir or not FLAGS.weights):
         past = read_past(RunFolder(output_dir()))
         if past is not None:
             return evaluate_run(past)
@@ -75,19 +76,23 @@ def main(argv):
     flags_of.check_network(name, entry.builder, arguments)
     RunFolder(output_dir()).check_it_can_be_one()
     strategy = training.make_strategy(FLAGS.strategy)
-    images = data.load(
+    evaluating = FLAGS.mode == "evaluate"
+    weights = FLAGS.weights or ("pretrained" if evaluating else None)
+    images = open_all(
+        strategy,
+        name,
+        weights,
         recipe.data,
         FLAGS.data_dir,
         unreadable=FLAGS.unreadable,
         validation_split=FLAGS.validation_split,
     )
-    if FLAGS.mode == "evaluate":
-        weights = FLAGS.weights or "pretrained"
+    if evaluating:
         return evaluate(entry, recipe, arguments, images, strategy, weights)
 
     arguments = {"num_classes": images.num_classes, **arguments}
     result = training.train(
-        lambda: load(entry, FLAGS.weights, arguments),
+        lambda: load(entry, weights, arguments),
         images,
         recipe,
         output_dir(),
@@ -109,6 +114,16 @@ def main(argv):
             f"{result['images_per_second']:.0f} images/s\n"
             f"curves, weights and logs are in {output_dir()}"
         )
+
+
+def open_all(strategy, network, weights, name, data_dir, **how):
+    """The data. It and the weights can be read by all workers, or all stop."""
+    workers = training.Workers(strategy)
+    with workers.noticing_lost_workers():
+        if weights is not None:
+            file = network if weights == "pretrained" else Path(weights)
+            workers.together(lambda: describe_network(file))
+        return workers.together(lambda: data.load(name, data_dir, **how))
 
 
 def of_file(path):
@@ -135,14 +150,21 @@ def evaluate_run(past):
     if FLAGS.mixed_precision:
         recipe = flags_of.changed(recipe, {"mixed_precision": FLAGS.mixed_precision})
     strategy = training.make_strategy(FLAGS.strategy)
-    images = data.load(
+    weights = FLAGS.weights or RunFolder(output_dir()).best
+    unreadable = past.flags.get("unreadable", "stop")
+    images = open_all(
+        strategy,
+        past.network,
+        weights,
         recipe.data,
         past.data_dir(FLAGS.data_dir),
-        unreadable=FLAGS.unreadable,
+        unreadable=FLAGS.unreadable if FLAGS["unreadable"].present else unreadable,
         validation_split=past.flags.get("validation_split"),
     )
-    images.check_classes(past.classes)
-    weights = FLAGS.weights or RunFolder(output_dir()).best
+    try:
+        images.check_classes(past.classes)
+    except ValueError as error:
+        raise ValueError(f"{output_dir()!r} holds a run; {error}") from error
     evaluate(zoo.info(past.network), recipe, past.arguments, images, strategy, weights)
 
 

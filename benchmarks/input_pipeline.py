@@ -15,6 +15,7 @@ All use one thread of one core and take turns, so that a noisy machine disturbs 
 that other programs use as well is counted by the processor time that each got.
 """
 
+import contextlib
 import os
 from pathlib import Path
 import pickle
@@ -208,7 +209,8 @@ class Torch:
         return tuple(map(float, self._process.stdout.readline().split()))
 
     def close(self):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it was not there
+            self._process.stdin.close()
         self._process.wait()
 
 

@@ -36,6 +36,7 @@ import sys
 import time
 
 from irnet_tf import compare
+import tensorflow as tf
 
 _KEYS = ("title", "networks", "seeds", "flags", "changes")
 _COMMAND = "command.json"
@@ -146,7 +147,8 @@ def run_set(
         experiment: the set.
         output_dir: gets a run folder a run, and the table and picture of `compare.report`.
         data_dir: for train.py.
-        jobs: how many runs at a time; None: one for each core that this process may use.
+        jobs: how many runs at a time; None: one for each core that this process may use, or one
+            where there is a GPU.
         train: path of train.py.
 
     Returns:
@@ -158,7 +160,8 @@ def run_set(
         OSError: if train.py is not where it should be.
     """
     cores = len(os.sched_getaffinity(0))
-    jobs = cores if jobs is None else jobs
+    if jobs is None:  # TensorFlow takes all memory of a GPU for one process
+        jobs = 1 if tf.config.list_physical_devices("GPU") else cores
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     if not Path(train).is_file():
@@ -173,7 +176,9 @@ def run_set(
     print(f"{experiment.title or 'set'}: {len(runs)} runs, {len(runs) - len(pending)} done before")
     failed = _Workers(output_dir, data_dir, train, max(1, cores // jobs)).run(pending, jobs)
     done = {output_dir / r.folder: r.change for r in runs if r not in failed}
-    groups = compare.report(list(done), output_dir, labels=done, title=experiment.title)
+    groups = []
+    if done:
+        groups = compare.report(list(done), output_dir, labels=done, title=experiment.title)
     if failed:
         logs = ", ".join(str(output_dir / run.folder / "log.txt") for run in failed)
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed; see {logs}")
@@ -256,7 +261,8 @@ class _Workers:
 
 def _check_command(run: Run, folder: Path) -> None:
     path = folder / _COMMAND
-    if path.exists() and json.loads(path.read_text()) != run.arguments():
+    begun = path.exists() and (folder / "config.json").exists()
+    if begun and json.loads(path.read_text()) != run.arguments():
         raise ValueError(
             f"{folder} holds a run of another command ({' '.join(json.loads(path.read_text()))}); "
             f"now it would be {' '.join(run.arguments())}. Choose another output_dir, or delete it"
@@ -278,7 +284,9 @@ def main(argv=None) -> None:
         "--output_dir", required=True, help="gets a run folder a run, and the table"
     )
     parser.add_argument("--data_dir", help="for train.py")
-    parser.add_argument("--jobs", type=int, help="runs at a time; one a core if not given")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time; if not given one a core, or one on a GPU"
+    )
     parser.add_argument("--train", default=_TRAIN, help="path of train.py")
     arguments = parser.parse_args(argv)
     try:

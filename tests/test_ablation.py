@@ -120,6 +120,15 @@ def test_a_failed_run_does_not_stop_the_others_and_is_named(small, capfd):
     assert "this one fails" in (small / "out/x_one/fast/seed0/log.txt").read_text()
 
 
+def test_where_all_runs_fail_the_logs_are_named_and_a_corrected_set_begins(small):
+    wrong = ablation.Set(networks=("x/one",), flags={"fail": True})
+    with pytest.raises(ValueError, match=r"1 of 1 runs failed; see .*/log.txt"):
+        ablation.run_set(wrong, small / "out", train=small / "train.py")
+    right = ablation.Set(networks=("x/one",))
+    ablation.run_set(right, small / "out", train=small / "train.py")
+    assert len(results(small / "out")) == 1
+
+
 def test_a_folder_of_another_set_is_refused(small):
     experiment = ablation.Set(networks=("x/one",))
     ablation.run_set(experiment, small / "out", train=small / "train.py")

@@ -165,6 +165,11 @@ def test_as_many_images_as_asked_for_also_of_a_folder(tmp_path, rng):
     for data, data_dir, count, found in (("digits", None, 70, 70), (None, tmp_path, 9, 2)):
         batches, words = command.images(model, data, data_dir, count)
         assert sum(map(len, batches)) == found and words.startswith(f"{found} test images of")
+    for name in "ab":
+        for i in range(2, 12):
+            Image.new("RGB", (32, 32)).save(tmp_path / f"train/{name}/{i}.png")
+    _, words = command.images(model, None, tmp_path / "train", 99, validation_split=0.5)
+    assert 2 <= int(words.split()[0]) < 22
 
 
 def test_a_run_folder_has_its_latent_weights(tmp_path, monkeypatch, rng):

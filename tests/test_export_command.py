@@ -11,6 +11,7 @@ from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
 import numpy as np
+from PIL import Image
 import pytest
 from zoo import export as command
 
@@ -126,6 +127,45 @@ def test_the_old_command_points_to_the_new_one():
     assert process.returncode == 1
     assert "python -m zoo export NAME_OR_FILE" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_a_network_outside_the_zoo_is_compared_on_images_of_ones_own(tmp_path):
+    model = randomise_batch_norm(cifar_resnet(20, num_classes=2))
+    attach(model, dataclasses.replace(describe(model), preprocessing=DIGITS))
+    save_weights(model, tmp_path / "mine.safetensors")
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(9):
+            Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(tmp_path / f"images/{name}/{i}.png")
+    flags = [str(tmp_path / "mine.safetensors"), f"--output={tmp_path / 'net.xml'}"]
+    options = command._parser().parse_args(
+        [*flags, f"--data_dir={tmp_path / 'images'}", "--validation_split=0.5"]
+    )
+    loaded = command._load(options)
+    images, labels, words = command._test_images(loaded, options)
+    assert words == "test images of images" and 0 < len(images) == len(labels) < 18
+    attach(loaded, dataclasses.replace(describe(loaded), preprocessing=None))
+    assert "does not say what it expects" in command._test_images(loaded, options)[2]
+
+
+def test_a_failed_export_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    openvino = pytest.importorskip("irnet_tf.export.openvino")
+    pytest.importorskip("openvino")
+    model = cifar_resnet(20, input_shape=(16, 16, 3))
+    file = openvino.to_openvino(model, form="int8")
+    openvino.save(file, tmp_path / "net.xml")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    class Full:
+        def save_model(self, model, path, **_):
+            path.with_suffix(".bin").write_bytes(b"half")
+            raise RuntimeError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "runtime", Full)
+        with pytest.raises(OSError, match="net.xml' cannot be written: No space left"):
+            openvino.save(file, tmp_path / "net.xml")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Predictions of exported files, with and without TensorFlow."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 import zoo
+from zoo import __main__ as command
 from zoo.predict import read_image as tensorflow_reads
 
 from tests.conftest import ROOT
@@ -91,6 +94,50 @@ def test_grey_sixteen_bits_and_pillows(folder, tmp_path):
             assert runner.predict(form) == [expected]
         assert zoo.predict(folder / "float.xml", pillow) == [expected]
         assert zoo.predict(NAME, pillow) == zoo.predict(NAME, tmp_path / "deep.png")
+
+
+def test_tensors_are_images_as_arrays_are(folder):
+    pixels = read_image(folder / "0.png")
+    path = folder / "float.xml"
+    runner = Runner(path)
+    [expected] = runner.predict(pixels)
+    for form in (tf.constant(pixels), tf.Variable(pixels), [tf.constant(pixels)]):
+        assert runner.predict(form) == zoo.predict(path, form) == [expected]
+    assert zoo.predict(path, [pixels[None], pixels]) == [expected] * 2
+    with pytest.warns(UserWarning, match="multiply them by 255"):
+        zoo.predict(path, pixels / 255.0)
+    with pytest.raises(ValueError, match="not finite"):
+        zoo.predict(path, np.full((9, 9, 3), np.nan))
+
+
+def test_threads_take_turns(folder):
+    runner = Runner(folder / "float.xml")
+    images = np.random.default_rng(0).normal(size=(8, 1, 32, 32, 3)).astype(np.float32)
+    expected = [runner.outputs(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(runner.outputs, [*images] * 50))
+    for i, outputs in enumerate(found):
+        np.testing.assert_array_equal(outputs, expected[i % 8])
+
+
+def test_what_is_no_image_is_named_and_pillow_is_left_as_it_was(folder, tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.new("RGB", (9, 9)).save(tmp_path / "gif.png", format="GIF")
+    for network in (Runner(folder / "float.xml"), folder / "float.xml"):
+        predict = network.predict if isinstance(network, Runner) else partial(zoo.predict, network)
+        with pytest.raises(ValueError, match="gif.png' is no JPEG or PNG image"):
+            predict(tmp_path / "gif.png")
+    assert Image.MAX_IMAGE_PIXELS == limit is not None
+
+
+def test_what_is_missing_is_named_with_the_cure(folder, tmp_path, monkeypatch):
+    (tmp_path / "net.tflite").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "larq_compute_engine", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"net.tflite needs .*pip install irnet_tf\[deploy\]"):
+        Runner(tmp_path / "net.tflite")
+    with pytest.raises(SystemExit, match="zoo: .*float.xml needs openvino: pip install openvino"):
+        command.main(["predict", str(folder / "float.xml"), str(folder / "0.png")])
 
 
 def test_no_tensorflow_is_imported(folder):

@@ -1,15 +1,17 @@
 """What a training computes: schedule, step, loss; and that `fit` computes the same."""
 
+import dataclasses
 import random
 
 import irnet_tf
 from irnet_tf import training
+from irnet_tf.training import feeding
 from irnet_tf.training.optimizer import metrics_of, totals
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tiny import RECIPE, tiny_data, tiny_network, tiny_train
+from tests.tiny import PREPROCESSING, RECIPE, tiny_data, tiny_network, tiny_train
 
 # ---- recipes -----------------------------------------------------------------------------------
 
@@ -141,6 +143,23 @@ def test_evaluation_leaves_loss_and_metrics_of_a_model_as_they_are():
     logits = model((tf.cast(x, tf.float32) / 255 - 0.5) / 0.25, training=False)
     assert result["accuracy"] == np.mean(np.argmax(logits, -1) == y.numpy())
     assert model.loss == "mse" and result["images"] == 24
+
+
+def test_large_images_are_evaluated_in_small_batches(monkeypatch):
+    """So that evaluation needs no more memory than training; all are counted all the same."""
+    sizes = []
+    batches = feeding.data_module.evaluation_batches
+
+    def noting(*arguments, batch_size, **more):
+        sizes.append(batch_size)
+        return batches(*arguments, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(feeding.data_module, "evaluation_batches", noting)
+    for size in (8, 1000):
+        preprocessing = dataclasses.replace(PREPROCESSING, size=size)
+        model = tiny_network(preprocessing=preprocessing)
+        assert training.evaluate(model, tiny_data(8, 8))["images"] == 8
+    assert sizes == [500, 6]
 
 
 def test_a_network_that_gives_probabilities_is_trained_as_one_that_gives_logits(tmp_path):

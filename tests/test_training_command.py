@@ -64,6 +64,9 @@ NONSENSE = [
     (["--decay_at=0.3,high"], "decay_at"),
     (["--decay_at=3"], "decay_at must hold shares"),
     (["--warmup=2"], "warmup must be"),
+    (["--warmup_from=0.1"], "warmup_from needs warmup"),
+    (["--decay_at=0.5"], "decay_at is for the schedule 'step', and it is 'cosine'"),
+    (["--schedule=step"], "schedule 'step' needs decay_at, such as 0.5,0.75"),
     (["--t_min=0"], "t_min"),
     (["--t_min=20"], "t_min"),
     (["--augmentation=nope"], "augmentation must be one of"),
@@ -96,6 +99,7 @@ NONSENSE = [
     (["--structure=normall"], "structure must be one of"),
     (["--padding=zero"], "padding must be one of"),
     (["--num_classes=0"], "num_classes"),
+    (["--num_classes=20"], "10 classes, the network's output is [20] an image"),
     (["--input_shape=32"], "input_shape"),
     (["--input_shape=a,b,c"], "input_shape"),
     (["--input_shape=32,32,1"], "shape (32, 32, 1), and the data's are made square with 3 chann"),
@@ -271,7 +275,7 @@ def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
     for name in "ab":
         shutil.copytree(tmp_path / "images" / name, two / name)
     refused = run_train("--mode=evaluate", f"--output_dir={run}", f"--data_dir={two}", check=False)
-    assert "the run was trained on the classes a, b, c, the data has a, b" in refused.stderr
+    assert "trained on the classes a, b, c, images of two has a, b; give" in refused.stderr
 
 
 @pytest.mark.slow

@@ -199,6 +199,37 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert tiny_train(tmp_path)["final"]["epoch"] == 2
 
 
+def test_a_loss_that_is_no_number_is_not_kept_within_an_epoch(tmp_path, monkeypatch):
+    """The loss is looked at now and then; a checkpoint may be due before that."""
+    from irnet_tf.training import loop
+
+    class BlowUp(tf.keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.get_layer("fc").bias.assign([np.nan] * 3)
+
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0)
+    with pytest.raises(ValueError, match="loss is nan in epoch 2.*the last checkpoint is"):
+        tiny_train(tmp_path, callbacks=[BlowUp()])
+    assert tiny_train(tmp_path)["final"]["epoch"] == 2
+
+
+def test_another_number_of_outputs_than_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"tiny has 3 classes, .* is \[5\].*num_classes=3"):
+        tiny_train(tmp_path / "run", model=lambda: tiny_network(classes=5))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_made_for_something_else_is_refused(tmp_path):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with pytest.raises(ValueError, match="not made in the scope of the strategy, Mirrored"):
+        tiny_train(tmp_path, model=tiny_network(), strategy=strategy)
+    with pytest.raises(ValueError, match="computes in float32, the recipe says bfloat16"):
+        tiny_train(tmp_path, RECIPE.changed(mixed_precision="mixed_bfloat16"), tiny_network())
+    assert not list(tmp_path.iterdir())
+    assert tiny_train(tmp_path, RECIPE.changed(epochs=1), tiny_network())["final"]["epoch"] == 1
+
+
 def test_an_unreadable_image_is_named_when_it_is_met_or_skipped_and_counted(tmp_path):
     from PIL import Image
 

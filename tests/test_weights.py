@@ -471,6 +471,20 @@ def test_skipping_the_classifier_skips_nothing_else(path):
         load_weights(model, path, skip_classifier=True)
 
 
+def test_variables_of_one_number_come_back(path):
+    def build():
+        normalise = tf.keras.layers.Normalization(input_shape=(8, 8, 3), name="normalise")
+        return tf.keras.Sequential([normalise, tf.keras.layers.Flatten()])
+
+    model, other = build(), build()
+    x = np.random.default_rng(0).normal(3, 2, (32, 8, 8, 3)).astype("float32")
+    model.layers[0].adapt(x)
+    save_weights(model, path)
+    load_weights(other, path)
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_a_network_inside_another(path):
     inner, other = small(), randomise(small(), seed=1)
     save_weights(inner, path)

@@ -1,5 +1,10 @@
 """The zoo: names, recipes, and what loading says."""
 
+import dataclasses
+
+from irnet_tf.description import attach, describe
+from irnet_tf.models import vgg_small
+from irnet_tf.weights import save_weights
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,6 +94,52 @@ def test_fine_tuning_begins_with_all_but_the_classifier(rng):
     assert body.output_shape == (None, 8, 8, 64)
     last = tf.keras.Model(trained.input, trained.get_layer("avgpool").input)
     np.testing.assert_array_equal(body(x), last(x))
+
+
+def test_trained_networks_go_on_with_the_sharpness_of_their_training(rng, tmp_path):
+    """The file of this network says `t_max` 3, the paper's recipe 10."""
+    name = "cifar10/resnet20_bireal_1w1a"
+
+    def sharpness(model):
+        kernel, image = (
+            model.get_layer("layer1.0.conv1").kernel_quantizer,
+            model.get_layer("layer1.0.conv1").input_quantizer,
+        )
+        return float(kernel.t), float(image.t)
+
+    images = tf.keras.Input((32, 32, 3))
+    for arguments in ({}, {"num_classes": 3}, {"input_tensor": images}):
+        assert sharpness(zoo.load(name, **arguments)) == (3, 3)
+    model = zoo.load(name)
+    known = describe(model)
+    cases = [
+        ({"activation_t_max": 2.0}, True, (3, 2)),
+        ({}, False, (pytest.approx(0.1), pytest.approx(0.1))),
+    ]
+    for recipe, ede, expected in cases:
+        said = {"recipe": {**known.recipe, **recipe}, "training": {**known.training, "ede": ede}}
+        attach(model, dataclasses.replace(known, **said))
+        save_weights(model, tmp_path / "x.safetensors")
+        assert sharpness(zoo.load(tmp_path / "x.safetensors")) == expected
+
+
+def test_another_classifier_behind_layers_of_ones_own(rng):
+    name = "digits/resnet20_bireal_1w1a"
+    images = tf.keras.Input((32, 32, 3))
+    flipped = tf.keras.layers.Rescaling(-1.0, name="flipped")(images)
+    tuned = zoo.load(name, num_classes=3, input_tensor=flipped)
+    trained = zoo.load(name)
+    assert tuned.output_shape == (None, 3)
+    x = rng.uniform(-1, 1, (4, 32, 32, 3)).astype("float32")
+    body = tf.keras.Model(images, tuned.get_layer("bn2").output)
+    features = tf.keras.Model(trained.input, trained.get_layer("bn2").output)
+    np.testing.assert_array_equal(body(x), features(-x))
+
+
+def test_a_file_of_another_builder_is_named(tmp_path):
+    save_weights(vgg_small(), tmp_path / "vgg.safetensors")
+    with pytest.raises(ValueError, match="vgg.safetensors holds weights of 'vgg_small', not of"):
+        zoo.load("cifar10/resnet20_bireal_1w1a", tmp_path / "vgg.safetensors")
 
 
 TRAINED = [name for name in zoo.list_models() if zoo.info(name).weights]

@@ -215,6 +215,12 @@ def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="kernel_quantizer"):
         zoo.load("larq_zoo/BiRealNet", **IR_NET)
+    plain = zoo.load("larq_zoo/BiRealNet")
+    image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3)).astype(np.uint8)
+    probabilities = plain(zoo.preprocess_input(image, plain), training=False).numpy()[0]
+    [found] = zoo.predict(plain, image)
+    assert [p for _, p in found] == pytest.approx(sorted(probabilities, reverse=True)[:5], rel=1e-5)
+    assert zoo.decode_predictions(probabilities[None], "larq_zoo/BiRealNet") == [found]
 
 
 def test_larq_zoo_is_imported_when_it_is_needed():

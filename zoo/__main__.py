@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             )
     except BrokenPipeError:  # an OSError, too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"zoo: {error}")
 
 

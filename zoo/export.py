@@ -52,6 +52,8 @@ def _parser():
     add("--mean", type=_floats, help="of images of 0 to 1, a channel, if the network does not say")
     add("--std", type=_deviations, help="likewise")
     add("--data_dir", help="test images to compare on, as of train.py; else digits or noise")
+    add("--validation_split", type=float, help="as of train.py, where no test images are set aside")
+    add("--unreadable", choices=["stop", "skip"], default="stop", help="as of train.py")
     add("--images", type=_positive, default=64, help="how many images to compare on (64)")
     return parser
 
@@ -128,13 +130,22 @@ def _test_images(model, options):
     shape, description = model.input_shape[1:], describe(model)
     expected = description.preprocessing
     labels = None
-    name = zoo.info(description.network).recipe.data if description.network else None
+    known = description.network in zoo.list_models()
+    name = zoo.info(description.network).recipe.data if known else "folder"
     if options.data_dir is None and name != "digits":
         pixels, images_are = _noise(options.images, shape), "noise, for want of data_dir"
-    elif shape[0] != shape[1] or shape[2] != 3 or expected is None:
+    elif expected is None:
+        pixels = _noise(options.images, shape)
+        images_are = "noise, as the network does not say what it expects of images"
+    elif shape[0] != shape[1] or shape[2] != 3:
         pixels, images_are = _noise(options.images, shape), f"noise, as images are not {shape}"
     else:
-        source = data.load(name, options.data_dir)
+        source = data.load(
+            name,
+            options.data_dir,
+            unreadable=options.unreadable,
+            validation_split=options.validation_split,
+        )
         pixels, labels = _take(source.test, expected, options.images)
         images_are = f"test images of {source.name.removeprefix('images of ')}"
         try:

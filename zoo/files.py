@@ -131,14 +131,20 @@ def _comparable(name, value):
     return type(quantizer).__name__, config
 
 
-def last_t(description: Description | None) -> float:
-    """EDE's `t` where the training ended: trained networks go on from there."""
-    recipe = (description and description.recipe) or {}
-    t = recipe.get("t_max")
-    if t is None and description and description.network in list_models():
-        t = info(description.network).recipe.t_max
-    valid = isinstance(t, (int, float)) and not isinstance(t, bool) and 0 < t < math.inf
-    return float(t) if valid else 10.0
+def last_t(description: Description) -> tuple[float, float]:
+    """EDE's `t` of weights and of activations where the training ended, to go on from there."""
+    recipe = description.recipe or {}
+    if not recipe and description.network in list_models():
+        recipe = dataclasses.asdict(info(description.network).recipe)
+    end = "max" if (description.training or {}).get("ede", True) else "min"
+
+    def of_recipe(name, otherwise):
+        t = recipe.get(name)
+        valid = isinstance(t, (int, float)) and not isinstance(t, bool) and 0 < t < math.inf
+        return float(t) if valid else otherwise
+
+    t = of_recipe(f"t_{end}", 10.0)
+    return t, of_recipe(f"activation_t_{end}", t)
 
 
 def build_of_file(

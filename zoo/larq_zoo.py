@@ -119,6 +119,18 @@ def _classifier(model: tf.keras.Model) -> str:
 def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
     builder = f"larq_zoo/{name}"
 
+    def described(model, arguments):
+        top = arguments.get("include_top", True)
+        return attach(
+            model,
+            Description(
+                builder,
+                plain_arguments(arguments),
+                output="probabilities" if top else "logits",
+                classifier=_classifier(model) if top else None,
+            ),
+        )
+
     @functools.wraps(build)
     def build_it(
         *,
@@ -137,15 +149,7 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
         defaults = _ARGUMENTS
         arguments = {k: given[k] for k in defaults if given[k] != defaults[k]}
         arguments.pop("input_tensor", None)
-        return attach(
-            model,
-            Description(
-                builder,
-                plain_arguments(arguments),
-                output="probabilities" if include_top else "logits",
-                classifier=_classifier(model) if include_top else None,
-            ),
-        )
+        return described(model, arguments)
 
     del build_it.__wrapped__  # its signature is its own
     build_it.__name__ = build_it.__qualname__ = name
@@ -153,7 +157,7 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
 
     def pretrained() -> tf.keras.Model:
         try:
-            return build(factory, weights="imagenet")
+            return described(build(factory, weights="imagenet"), {})
         except OSError as error:
             raise OSError(
                 f"larq-zoo's weights of {builder!r} cannot be downloaded from "
@@ -177,6 +181,7 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
         paper=paper,
         pretrained=pretrained,
         bits=bits,
+        output="probabilities",
     )
 
 

@@ -52,8 +52,10 @@ def load(
     """
     entry, path = _find(name_or_path, weights)
     if path is not None:
-        model = _restore(weight_files.read(path), entry, builder_arguments)
-        irnet_tf.set_ede(model, last_t(describe(model)))
+        found = weight_files.read(path)
+        description = _of_file(found, entry)
+        model = _restore(found, description, builder_arguments)
+        irnet_tf.set_ede(model, *last_t(description))
     elif entry is not None and weights is not None:
         model = _of_others(entry, builder_arguments)
     elif entry is None:
@@ -117,11 +119,10 @@ def _of_file(found: WeightsFile, entry: Entry | None = None) -> Description:
     description = description_of(found)
     if entry is None:
         return description
-    if description.network is None:  # of a builder, without the zoo
-        _refuse(found.path, entry.arguments, description)
-        if description.builder == entry.description.builder:
-            preprocessing = description.preprocessing or entry.preprocessing
-            return dataclasses.replace(description, network=entry.name, preprocessing=preprocessing)
+    if description.network is None and description.builder == entry.description.builder:
+        _refuse(found.path, entry.arguments, description)  # of the builder, without the zoo
+        preprocessing = description.preprocessing or entry.preprocessing
+        return dataclasses.replace(description, network=entry.name, preprocessing=preprocessing)
     if description.network != entry.name:
         raise ValueError(
             f"{found.path} holds weights of {description.network or description.builder!r}, not of "
@@ -158,9 +159,8 @@ def _build(description: Description, arguments: Mapping) -> tf.keras.Model:
     return attach(model, dataclasses.replace(made, **changes))
 
 
-def _restore(found: WeightsFile, entry: Entry | None, arguments: Mapping) -> tf.keras.Model:
+def _restore(found: WeightsFile, description: Description, arguments: Mapping) -> tf.keras.Model:
     """The network of a file with its weights, as far as the arguments leave it as it is."""
-    description = _of_file(found, entry)
     _refuse(found.path, arguments, description)
     body = {name: value for name, value in arguments.items() if name not in _HEAD}
     model = build_of_file(found, description, lambda: _build(description, body))
@@ -195,7 +195,9 @@ def _rebuilt(model, description, arguments, sha256):
     """The network as the arguments ask for it, with the model's weights."""
     other = _build(description, arguments)
     known = describe(other)
-    classifier = known and known.classifier
+    # On an input_tensor networks are not described; the classifier is where ours end.
+    source = known or describe(model) or description
+    classifier = source.classifier or model.layers[-1].name
     layers = {layer.name: layer for layer in model.layers}
     for layer in other.layers:
         if layer.name == classifier and not _has_head(model, arguments):

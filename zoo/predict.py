@@ -27,7 +27,7 @@ _BATCH = 32
 
 def predict(
     network: str | os.PathLike | tf.keras.Model,
-    images: str | os.PathLike | Iterable | np.ndarray,
+    images: str | os.PathLike | Iterable | np.ndarray | tf.Tensor,
     top: int | None = 5,
 ) -> list[list[tuple[str, float]]]:
     """The likeliest classes of images, which are preprocessed as the network expects.
@@ -51,8 +51,8 @@ def predict(
         OSError: if a file cannot be read or fetched.
     """
     if isinstance(network, (str, os.PathLike)) and Path(network).suffix in (".xml", ".tflite"):
-        folder = isinstance(images, (str, os.PathLike)) and os.path.isdir(images)
-        return Runner(network).predict(image_files(images) if folder else images, top)
+        runner = Runner(network)
+        return runner.predict(_one_by_one(images, "preprocessing" in runner.facts), top)
     model = network if isinstance(network, tf.keras.Model) else load(network)
     description = _described(model)
     if description.classifier is None:
@@ -98,10 +98,7 @@ def preprocess_input(
 
 def _rgb(images) -> tf.Tensor:
     """`[batch, height, width, 3]`; of grey images all three are the same."""
-    try:
-        images = tf.convert_to_tensor(images)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"images must be numbers, got {type(images).__name__}: {error}") from error
+    images = _tensor(images)
     shape = images.shape
     if images.dtype in (tf.bool, tf.uint32, tf.uint64):  # TensorFlow resizes none of these
         images = tf.cast(images, tf.float32)
@@ -115,6 +112,13 @@ def _rgb(images) -> tf.Tensor:
             f"shape {tuple(shape)}; grey ones [height, width] or [..., 1]"
         )
     return tf.tile(images, (1, 1, 1, 3)) if images.shape[-1] == 1 else images
+
+
+def _tensor(images) -> tf.Tensor:
+    try:
+        return tf.convert_to_tensor(images)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"images must be numbers, got {type(images).__name__}: {error}") from error
 
 
 def _check_values(images):
@@ -189,7 +193,7 @@ def read_image(path: str | os.PathLike) -> tf.Tensor:
         ValueError: if it is no such file, or a larger one than `MAX_PIXELS`.
         OSError: if it cannot be read.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     path = os.fspath(path)
     content = read_regular(path, MAX_FILE_BYTES)
@@ -201,13 +205,24 @@ def read_image(path: str | os.PathLike) -> tf.Tensor:
         if content.startswith(b"\xff\xd8"):  # as in evaluation; the default is off by a level
             return tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE")
         return tf.io.decode_image(content, 3, expand_animations=False)
+    except UnidentifiedImageError as e:
+        raise ValueError(f"{path!r} is no JPEG or PNG image") from e
     except (ValueError, OSError, SyntaxError, tf.errors.OpError, Image.DecompressionBombError) as e:
         raise ValueError(f"{path!r} cannot be read as an image: {str(e).splitlines()[0]}") from e
 
 
+def _one_by_one(images, are_pixels) -> Iterator[np.ndarray]:
+    """Images as arrays, each by itself."""
+    for image in _pixels(images):
+        image = _tensor(image)
+        if are_pixels:
+            _check_values(image)
+        yield from (image if image.shape.rank == 4 else image[None]).numpy()
+
+
 def _pixels(images) -> Iterator:
     """One image, or one batch of them, at a time."""
-    one = isinstance(images, (str, os.PathLike, np.ndarray, tf.Tensor))
+    one = isinstance(images, (str, os.PathLike)) or hasattr(images, "__array__")
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
         images = image_files(images)
     elif one or not isinstance(images, Iterable):

@@ -25,6 +25,7 @@ def register(
     weights: Weights | None = None,
     bits: str | None = None,
     pretrained: Callable | None = None,
+    output: str = "logits",
 ) -> Callable:
     """Add a network to the zoo.
 
@@ -39,6 +40,7 @@ def register(
         weights: trained weights.
         bits: of weights and activations, such as `"1/32"`; None: as the arguments say.
         pretrained: gives the network with weights that others trained.
+        output: `"logits"` or `"probabilities"`.
 
     Returns:
         The function that loads it.
@@ -50,7 +52,20 @@ def register(
     arguments = MappingProxyType(dict(arguments))
     if bits is None:
         bits = "/".join(str(arguments.get(f"{k}_bits", 1)) for k in ("weight", "activation"))
-    add(Entry(name, builder, arguments, preprocessing, recipes, paper, weights, bits, pretrained))
+    add(
+        Entry(
+            name,
+            builder,
+            arguments,
+            preprocessing,
+            recipes,
+            paper=paper,
+            weights=weights,
+            bits=bits,
+            pretrained=pretrained,
+            output=output,
+        )
+    )
 
     def load_entry(weights="pretrained", *, include_preprocessing=False, **builder_arguments):
         return load(name, weights, include_preprocessing=include_preprocessing, **builder_arguments)

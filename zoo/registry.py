@@ -44,6 +44,7 @@ class Entry:
         weights: trained weights, None where there are none yet.
         bits: of weights and activations of the binary layers, such as `"1/32"`.
         pretrained: gives the network with weights that others trained, which it downloads.
+        output: `"logits"` or `"probabilities"`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entry:
     weights: Weights | None = None
     bits: str = "1/1"
     pretrained: Callable | None = None
+    output: str = "logits"
 
     @property
     def recipe(self) -> Recipe:
@@ -87,8 +89,13 @@ class Entry:
     def description(self) -> Description:
         """What is known of the network before it is built."""
         builder = next(name for name, function in BUILDERS.items() if function is self.builder)
-        arguments = dict(self.arguments)
-        return Description(builder, arguments, network=self.name, preprocessing=self.preprocessing)
+        return Description(
+            builder,
+            dict(self.arguments),
+            network=self.name,
+            preprocessing=self.preprocessing,
+            output=self.output,
+        )
 
     @property
     def results(self) -> dict | None:

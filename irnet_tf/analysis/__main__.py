@@ -53,7 +53,7 @@ def _by_name(network):
     )
 
 
-def images(model, name: str | None, data_dir: str | None, count: int):
+def images(model, name: str | None, data_dir: str | None, count: int, **how):
     """Batches of the data set's first test images; None if no data is asked for."""
     known = describe(model)
     if name is None and data_dir is None:
@@ -64,7 +64,7 @@ def images(model, name: str | None, data_dir: str | None, count: int):
         name = (known.recipe or {}).get("data", "folder")
     if count < 1:
         raise ValueError(f"images must be at least 1, got {count}")
-    data = data_module.load(name, data_dir)
+    data = data_module.load(name, data_dir, **how)
     count = min(count, data.test.num_examples)
     batches = data_module.evaluation_batches(
         data.test, batch_size=min(count, 50), preprocessing=known.preprocessing
@@ -73,10 +73,10 @@ def images(model, name: str | None, data_dir: str | None, count: int):
     return (batch for batch, _ in taken), f"{count} test images of {data.name}"
 
 
-def report(network: str, out, *, data: str | None, data_dir: str | None, count: int) -> None:
-    """Print the table; write it as CSV and Markdown, and the pictures."""
+def report(network: str, out, *, data: str | None, data_dir: str | None, count: int, **how) -> None:
+    """Print the table; write it as CSV and Markdown, and the pictures. `how` is for `data.load`."""
     model, latent = load(network)
-    batches, words = images(model, data, data_dir, count)
+    batches, words = images(model, data, data_dir, count, **how)
     facts = analysis.analyse(model, batches, latent=latent)
     print(analysis.as_markdown(facts), end="")
     if not latent:
@@ -109,9 +109,12 @@ def main(argv=None) -> None:
     parser.add_argument("--data", help="data set; that of the network's recipe if not given")
     parser.add_argument("--data_dir", help="where the data is")
     parser.add_argument("--images", type=int, default=1000, help="how many test images")
+    parser.add_argument("--validation_split", type=float, help="as of train.py")
+    parser.add_argument("--unreadable", choices=["stop", "skip"], default="stop", help="likewise")
     a = parser.parse_args(argv)
+    how = {"validation_split": a.validation_split, "unreadable": a.unreadable}
     try:
-        report(a.network, a.out, data=a.data, data_dir=a.data_dir, count=a.images)
+        report(a.network, a.out, data=a.data, data_dir=a.data_dir, count=a.images, **how)
     except (ValueError, OSError) as error:
         sys.exit(f"analysis: {error}")
 

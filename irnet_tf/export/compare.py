@@ -37,6 +37,8 @@ def compare(model: tf.keras.Model, file, images, *, labels=None, mean=None, std=
         once the bits are equal; `equal`: whether it and `largest_flipped` are within
         `TOLERANCE`.
 
+        Only inputs of convolutions that are 1-bit as a whole can be traced.
+
         `accuracy`, with labels: shares of right top-1 of the `network` and the `file`.
 
     Raises:

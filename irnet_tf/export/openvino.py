@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 from pathlib import Path
 import re
 import sys
@@ -90,10 +91,24 @@ def to_openvino(
 
 
 def save(model, path) -> None:
-    """Write an OpenVINO model as `path` (`.xml`) and, beside it, `.bin`, without rounding it."""
+    """Write an OpenVINO model as `path` (`.xml`) and, beside it, `.bin`, without rounding it.
+
+    What was there stays until both are written.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
     path = Path(path)
-    runtime().save_model(model, path, compress_to_fp16=False)
-    write_atomically(path, re.sub(r">\s+<", "><", path.read_text()))  # half of it is indentation
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        try:
+            runtime().save_model(model, made, compress_to_fp16=False)
+        except RuntimeError as error:  # such as of a full disk
+            reason = str(error).strip().splitlines()[-1]
+            raise OSError(f"{str(path)!r} cannot be written: {reason}") from error
+        text = re.sub(r">\s+<", "><", made.read_text())  # half of it is indentation
+        os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
+    write_atomically(path, text)
 
 
 def sizes(model) -> dict:

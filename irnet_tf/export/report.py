@@ -100,10 +100,16 @@ def export(
     write_atomically(output.parent / "report.json", json.dumps(report, indent=2) + "\n")
     write_atomically(output.parent / "report.txt", report_text(report))
     draw(report, output.parent / "report.png")
+    cure = "please report this with the network"
+    if "inputs" in plan.parts.values():
+        cure = (
+            "a sign in front of a convolution with float weights may have flipped where its input "
+            "was zero but for rounding, which cannot be traced; give other images, or weight_bits=1"
+        )
     require(
         report["comparison"]["equal"],
-        f"{output} would not be equal to the network {plan.name!r} and is not written; please "
-        f"report this with the network:\n{report_text(report)}",
+        f"{output} would not be equal to the network {plan.name!r} and is not written; {cure}:\n"
+        f"{report_text(report)}",
     )
     if format == "lce":
         write_atomically(output, file)

@@ -12,6 +12,7 @@ from irnet_tf.training.recipe import Recipe
 import tensorflow as tf
 
 _EVALUATION_BATCH = 500
+_EVALUATION_PIXELS = 128 * 224**2  # at most, so that large images leave room for activations
 
 
 def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) -> Preprocessing:
@@ -41,6 +42,15 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
             f"them {found.size} x {found.size}; give one with size={sides.pop()}"
         )
     return found
+
+
+def check_outputs(model: tf.keras.Model, data: data_module.Data) -> None:
+    """Raises ValueError unless the model gives one number a class of the data."""
+    if model.output_shape[1:] != (data.num_classes,):
+        raise ValueError(
+            f"{data.name} has {data.num_classes} classes, the network's output is "
+            f"{list(model.output_shape[1:])} an image: give num_classes={data.num_classes}"
+        )
 
 
 def training_batches(
@@ -114,11 +124,13 @@ class Evaluation:
         each_batch: Callable[[], None] | None = None,
     ):
         preprocessing = preprocessing_of(model, preprocessing)
+        most = _EVALUATION_PIXELS // preprocessing.size**2
+        batch_size = max(1, min(_EVALUATION_BATCH, most))
 
         def batches(context):
             return data_module.evaluation_batches(
                 data.test,
-                batch_size=_EVALUATION_BATCH,
+                batch_size=batch_size,
                 preprocessing=preprocessing,
                 workers=context.num_input_pipelines,
                 worker=context.input_pipeline_id,
@@ -129,7 +141,7 @@ class Evaluation:
             self._model = tf.keras.Model(model.inputs, model.outputs)
         compile_for_evaluation(self._model, gives_logits(model))
         self._batches = strategy.distribute_datasets_from_function(batches)
-        share = _EVALUATION_BATCH * strategy.num_replicas_in_sync
+        share = batch_size * strategy.num_replicas_in_sync
         self._steps = -(-data.test.num_examples // share)
         self._callbacks = []
         if each_batch:

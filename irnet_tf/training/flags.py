@@ -64,11 +64,25 @@ def define_builder_flags(values: flags.FlagValues, taken: Iterable[str]) -> list
 
 
 def changed(recipe: Recipe, changes: Mapping) -> Recipe:
-    """The recipe with flags that were given; `none` takes an optional value away."""
+    """The recipe with flags that were given; `none` takes an optional value away.
+
+    Raises:
+        ValueError: for what a recipe cannot have, or a flag that would do nothing.
+    """
     optional = {f.name for f in dataclasses.fields(Recipe) if "None" in str(f.type)}
     none = {name: None for name in optional if changes.get(name) == "none"}
     recipe = recipe.changed(**{k: v for k, v in changes.items() if k not in none})
-    return dataclasses.replace(recipe, **none)
+    recipe = dataclasses.replace(recipe, **none)
+    if changes.get("decay_at") and recipe.schedule != "step":
+        raise ValueError(
+            f"decay_at is for the schedule 'step', and it is {recipe.schedule!r}: give "
+            "schedule=step, or leave decay_at out"
+        )
+    if changes.get("schedule") == "step" and not recipe.decay_at:
+        raise ValueError("schedule 'step' needs decay_at, such as 0.5,0.75: where the rate falls")
+    if changes.get("warmup_from") and not recipe.warmup:
+        raise ValueError("warmup_from needs warmup, the share of training that it takes")
+    return recipe
 
 
 def given(values: flags.FlagValues, names: Iterable[str]) -> dict:

@@ -11,15 +11,14 @@ from irnet_tf import data as data_module
 from irnet_tf.data import pipeline
 from irnet_tf.ede import EDECallback, EDESchedule
 from irnet_tf.preprocessing import Preprocessing
+from irnet_tf.training import feeding, replicas
 from irnet_tf.training import optimizer as optimizers
 from irnet_tf.training.callbacks import AverageStatistics, RunOutputs, details
-from irnet_tf.training.feeding import Evaluation, preprocessing_of, training_batches
 from irnet_tf.training.groups import scale_residual_branches
 from irnet_tf.training.identity import Options, begins_at_random, complete, config_of, identity_of
 from irnet_tf.training.position import Position
 from irnet_tf.training.progress import Progress, in_words, opening
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.replicas import make_average_statistics, synchronise_batch_norm
 from irnet_tf.training.run_folder import RunFolder, open_run_folder
 from irnet_tf.training.state import Signals, global_state
 from irnet_tf.training.workers import Workers
@@ -61,8 +60,8 @@ def train(
     with an `output_dir` that they share; only the chief writes there.
 
     Args:
-        model: the network, or what makes it: called under the strategy's scope, after seed and
-            precision are set. Its description says which network it is.
+        model: what makes the network: called under the strategy's scope, after seed and
+            precision are set; or the network, made so. Its description says which it is.
         data: what to train and evaluate on.
         recipe: how to train.
         output_dir: the run folder.
@@ -112,12 +111,16 @@ def train(
         global_state(options.seed, recipe.mixed_precision),
     ):
         with strategy.scope():
-            model = model if isinstance(model, tf.keras.Model) else model()
+            if isinstance(model, tf.keras.Model):
+                replicas.check_made_for(model, strategy)
+            else:
+                model = model()
             if recipe.residual_gamma != 1 and begins_at_random(model):
                 scale_residual_branches(model, recipe.residual_gamma)
             if options.sync_batch_norm:
-                model = synchronise_batch_norm(model)
-        preprocessing = preprocessing_of(model, preprocessing)
+                model = replicas.synchronise_batch_norm(model)
+        feeding.check_outputs(model, data)
+        preprocessing = feeding.preprocessing_of(model, preprocessing)
         identity = identity_of(model, data, recipe, preprocessing, options)
         folder = open_run_folder(
             shared,
@@ -176,8 +179,10 @@ class _Run:
             steps=self.steps,
             verbose=0,
         )
-        self.evaluate = Evaluation(model, self.data, self.preprocessing, self._stop_if_asked_to)
-        self.average_statistics = make_average_statistics(model)
+        self.evaluate = feeding.Evaluation(
+            model, self.data, self.preprocessing, self._stop_if_asked_to
+        )
+        self.average_statistics = replicas.make_average_statistics(model)
         self.progress = Progress(recipe.epochs, self.steps, quiet=not workers.is_chief)
         self.progress.say(
             opening(
@@ -201,7 +206,7 @@ class _Run:
             self.outputs.write(final=self.at.epoch == self.recipe.epochs)
         if self.at.epoch < self.recipe.epochs:
             self.callbacks.on_train_begin()
-            batches = training_batches(
+            batches = feeding.training_batches(
                 self.model,
                 self.data,
                 self.recipe,
@@ -255,6 +260,7 @@ class _Run:
         due = time.perf_counter() - self._saved > _CHECKPOINT_SECONDS
         stop, due = self.workers.any(bool(self.signals.received), due)
         if stop or due:
+            self._check_loss(optimizers.totals(self.model)["loss"])  # before it is kept
             self.average_statistics()
             self._save()
             self._saved = time.perf_counter()

@@ -8,6 +8,23 @@ from irnet_tf.description import attach, describe
 import tensorflow as tf
 
 
+def check_made_for(model: tf.keras.Model, strategy: tf.distribute.Strategy) -> None:
+    """Raises ValueError if a model was made for other devices, or in another precision than
+    Keras has now."""
+    if not all(strategy.extended.variable_created_in_scope(v) for v in model.variables):
+        raise ValueError(
+            f"{model.name!r} was not made in the scope of the strategy, {type(strategy).__name__}: "
+            "give a function that makes it, or make it under strategy.scope()"
+        )
+    wanted = tf.keras.mixed_precision.global_policy().compute_dtype
+    found = next(layer.compute_dtype for layer in model.layers if layer.weights)
+    if found != wanted:
+        raise ValueError(
+            f"{model.name!r} computes in {found}, the recipe says {wanted}: give a function that "
+            "makes it"
+        )
+
+
 def make_average_statistics(model: tf.keras.Model) -> Callable[[], None]:
     """A function that gives all replicas the mean of their moving means and variances."""
     if model.distribute_strategy.num_replicas_in_sync == 1:

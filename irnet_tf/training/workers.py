@@ -53,16 +53,19 @@ class Workers:
         """Which of the wishes any worker has. All workers must call it."""
         return list(self.gather(wishes).any(axis=0))
 
-    def together(self, do: Callable[[], None]) -> None:
+    def together(self, do: Callable):
         """Do something that fails for all workers if it fails for one. All must call it.
+
+        Returns:
+            What `do` returned here.
 
         Raises:
             ValueError, OSError: what `do` raised here.
             ValueError: if it failed on another worker.
         """
-        error = None
+        error = result = None
         try:
-            do()
+            result = do()
         except (ValueError, OSError) as caught:
             error = caught
         [failed] = self.any(error is not None)
@@ -70,6 +73,7 @@ class Workers:
             raise error
         if failed:
             raise ValueError("another worker has stopped with an error; see its output")
+        return result
 
     def check_all_found_the_same(self, found: tuple[int, int, int], output_dir: str) -> None:
         """Raises ValueError if workers have found different (epoch, step, rows) in a run folder."""

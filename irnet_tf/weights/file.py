@@ -105,8 +105,8 @@ def to_bytes(tensors: dict, description: Description | None, metadata: dict | No
             "what is said of a network must be of JSON types (dict, list, str, int, finite float, "
             f"bool, None): {error}"
         ) from error
-    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    data = safetensors.numpy.save(contiguous, {"irnet_tf": text})
+    ordered = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    data = safetensors.numpy.save(ordered, {"irnet_tf": text})
     return _with_digest(data, hashlib.sha256(data).hexdigest())
 
 
