@@ -205,6 +205,8 @@ def _load_tflite(path, threads, batch_size):
             f"{path} needs irnet_tf with Larq Compute Engine ({error}): "
             "pip install irnet_tf[deploy]"
         ) from error
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from error
     return device.predict, device.input_shape, file_facts(file)
 
 
@@ -255,10 +257,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
                     f"it has {image.width} x {image.height} pixels, at most {MAX_PIXELS}"
                 )
             return pixels_of(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{os.fspath(path)!r} is no JPEG or PNG image") from error
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{os.fspath(path)!r} cannot be read as an image: {error}") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is no JPEG or PNG file" if unknown else error
+        raise ValueError(f"{os.fspath(path)!r} cannot be read as an image: {reason}") from error
 
 
 def _softmax(x):

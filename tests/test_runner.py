@@ -78,6 +78,9 @@ def test_tflite_files_run_too(folder, model):
     )
     for a, b in zip(ours, theirs):
         assert [p for _, p in a] == pytest.approx([p for _, p in b], abs=1e-4)
+    (folder / "bad.tflite").write_bytes(b"no network")
+    with pytest.raises(ValueError, match="bad.tflite cannot be read: .*Invalid model"):
+        Runner(folder / "bad.tflite")
 
 
 def test_grey_sixteen_bits_and_pillows(folder, tmp_path):
@@ -125,14 +128,14 @@ def test_what_is_no_image_is_named_and_pillow_is_left_as_it_was(folder, tmp_path
     Image.new("RGB", (9, 9)).save(tmp_path / "gif.png", format="GIF")
     for network in (Runner(folder / "float.xml"), folder / "float.xml"):
         predict = network.predict if isinstance(network, Runner) else partial(zoo.predict, network)
-        with pytest.raises(ValueError, match="gif.png' is no JPEG or PNG image"):
+        with pytest.raises(ValueError, match="gif.png' cannot be read as an image: it is no"):
             predict(tmp_path / "gif.png")
     assert Image.MAX_IMAGE_PIXELS == limit is not None
 
 
 def test_what_is_missing_is_named_with_the_cure(folder, tmp_path, monkeypatch):
     (tmp_path / "net.tflite").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "larq_compute_engine", None)
+    monkeypatch.setitem(sys.modules, "larq_compute_engine.tflite.python.interpreter", None)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r"net.tflite needs .*pip install irnet_tf\[deploy\]"):
         Runner(tmp_path / "net.tflite")

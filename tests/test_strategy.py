@@ -310,6 +310,26 @@ def test_an_error_that_one_worker_meets_is_told_by_all(tmp_path, victim):
     assert not (tmp_path / "failure.txt").exists()
 
 
+@pytest.mark.slow
+def test_weights_that_one_worker_lacks_stop_all(tmp_path):
+    files = [ROOT / "zoo/weights/digits_resnet20_bireal_1w1a.safetensors", "none.safetensors"]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "train.py", f"--output_dir={tmp_path / 'run'}", f"--weights={file}"],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for file, environment in zip(files, tf_config(2))
+    ]
+    outputs = finish(workers, code=1)
+    assert "none.safetensors" in outputs[1]
+    assert "another worker has stopped with an error" in outputs[0]
+    assert not any("lost another worker" in output for output in outputs)
+
+
 def test_a_worker_says_that_it_waits_and_can_be_interrupted(tmp_path):
     process = start_tiny(tmp_path, env=tf_config(2)[1])
     wait_for(process, "worker 0 waits for all of the cluster")

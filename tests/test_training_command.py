@@ -235,6 +235,9 @@ def test_a_run_folder_says_what_is_evaluated(tmp_path):
         (["--mode=evaluate", f"--output_dir={tmp_path / folder}", *flags], {})
         for folder, flags, _ in cases
     ]
+    shutil.copytree(tmp_path / "moved", tmp_path / "runs" / name)  # of the same name as the network
+    cases += [("", [], "data_dir 'gone/away'"), ("", ["--weights=pretrained"], None)]
+    questions += [(["--mode=evaluate", *flags], {}) for _, flags, _ in cases[-2:]]
     for (folder, flags, message), answer in zip(cases, answers_to(questions, tmp_path)):
         expected = (0, "") if message is None else (1, message)
         assert answer[0] == expected[0] and expected[1] in answer[1], (folder, flags, answer)
@@ -259,6 +262,7 @@ def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
         "--epochs=1",
         "--batch_size=4",
         "--validation_split=0.5",
+        "--unreadable=skip",
         f"--data_dir={tmp_path / 'images'}",
     ]
     run = tmp_path / "run"
@@ -271,6 +275,9 @@ def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
     final = run / "final.safetensors"
     out = run_train("--mode=evaluate", f"--output_dir={run}", f"--weights={final}").stdout
     assert "final.safetensors" in out
+    (tmp_path / "images/a/broken.png").write_text("")
+    assert "accuracy" in run_train("--mode=evaluate", f"--output_dir={run}").stdout
+    (tmp_path / "images/a/broken.png").unlink()
     two = tmp_path / "two"
     for name in "ab":
         shutil.copytree(tmp_path / "images" / name, two / name)

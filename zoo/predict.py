@@ -205,10 +205,10 @@ def read_image(path: str | os.PathLike) -> tf.Tensor:
         if content.startswith(b"\xff\xd8"):  # as in evaluation; the default is off by a level
             return tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE")
         return tf.io.decode_image(content, 3, expand_animations=False)
-    except UnidentifiedImageError as e:
-        raise ValueError(f"{path!r} is no JPEG or PNG image") from e
     except (ValueError, OSError, SyntaxError, tf.errors.OpError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{path!r} cannot be read as an image: {str(e).splitlines()[0]}") from e
+        unknown = isinstance(e, UnidentifiedImageError)
+        reason = "it is no JPEG or PNG file" if unknown else str(e).splitlines()[0]
+        raise ValueError(f"{path!r} cannot be read as an image: {reason}") from e
 
 
 def _one_by_one(images, are_pixels) -> Iterator[np.ndarray]:

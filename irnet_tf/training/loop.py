@@ -111,10 +111,7 @@ def train(
         global_state(options.seed, recipe.mixed_precision),
     ):
         with strategy.scope():
-            if isinstance(model, tf.keras.Model):
-                replicas.check_made_for(model, strategy)
-            else:
-                model = model()
+            model = replicas.made(model, strategy)
             if recipe.residual_gamma != 1 and begins_at_random(model):
                 scale_residual_branches(model, recipe.residual_gamma)
             if options.sync_batch_norm:

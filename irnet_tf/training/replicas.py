@@ -8,9 +8,17 @@ from irnet_tf.description import attach, describe
 import tensorflow as tf
 
 
-def check_made_for(model: tf.keras.Model, strategy: tf.distribute.Strategy) -> None:
-    """Raises ValueError if a model was made for other devices, or in another precision than
-    Keras has now."""
+def made(
+    model: tf.keras.Model | Callable[[], tf.keras.Model], strategy: tf.distribute.Strategy
+) -> tf.keras.Model:
+    """The model, or what the function makes.
+
+    Raises:
+        ValueError: if the model was made for other devices, or in another precision than Keras
+            has now.
+    """
+    if not isinstance(model, tf.keras.Model):
+        return model()
     if not all(strategy.extended.variable_created_in_scope(v) for v in model.variables):
         raise ValueError(
             f"{model.name!r} was not made in the scope of the strategy, {type(strategy).__name__}: "
@@ -23,6 +31,7 @@ def check_made_for(model: tf.keras.Model, strategy: tf.distribute.Strategy) -> N
             f"{model.name!r} computes in {found}, the recipe says {wanted}: give a function that "
             "makes it"
         )
+    return model
 
 
 def make_average_statistics(model: tf.keras.Model) -> Callable[[], None]:
