@@ -195,19 +195,20 @@ def _load_openvino(path, threads, batch_size):
 def _load_tflite(path, threads, batch_size):
     if batch_size != 1:
         raise ValueError(f"a .tflite file computes one image at a time, got {batch_size=}")
+    file = path.read_bytes()
     try:
         from irnet_tf.export.lce import Device, file_facts
 
-        file = path.read_bytes()
+        facts = file_facts(file)  # first, as a damaged file may crash the interpreter
         device = Device(file, threads)
     except ImportError as error:
         raise ImportError(
             f"{path} needs irnet_tf with Larq Compute Engine ({error}): "
             "pip install irnet_tf[deploy]"
         ) from error
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from error
-    return device.predict, device.input_shape, file_facts(file)
+    except Exception as error:  # whatever a damaged file makes its parser raise
+        raise ValueError(f"{path} is damaged, or no such file: {error!r}") from error
+    return device.predict, device.input_shape, facts
 
 
 def _pixels(images):

@@ -78,9 +78,11 @@ def test_tflite_files_run_too(folder, model):
     )
     for a, b in zip(ours, theirs):
         assert [p for _, p in a] == pytest.approx([p for _, p in b], abs=1e-4)
-    (folder / "bad.tflite").write_bytes(b"no network")
-    with pytest.raises(ValueError, match="bad.tflite cannot be read: .*Invalid model"):
-        Runner(folder / "bad.tflite")
+    whole = (folder / "net.tflite").read_bytes()
+    for length in (0, 20, 100, 1000, len(whole) // 2, len(whole) - 100, len(whole) - 4):
+        (folder / "bad.tflite").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="bad.tflite is damaged"):
+            Runner(folder / "bad.tflite")
 
 
 def test_grey_sixteen_bits_and_pillows(folder, tmp_path):
@@ -135,7 +137,7 @@ def test_what_is_no_image_is_named_and_pillow_is_left_as_it_was(folder, tmp_path
 
 def test_what_is_missing_is_named_with_the_cure(folder, tmp_path, monkeypatch):
     (tmp_path / "net.tflite").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "larq_compute_engine.tflite.python.interpreter", None)
+    monkeypatch.setitem(sys.modules, "larq_compute_engine.mlir.python", None)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r"net.tflite needs .*pip install irnet_tf\[deploy\]"):
         Runner(tmp_path / "net.tflite")
