@@ -213,11 +213,9 @@ def _load_tflite(path, threads, batch_size):
 
 def _pixels(images):
     """Images one by one, as arrays."""
-    if isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
+    array = len(getattr(images, "shape", ())) in (2, 3)  # NumPy's, TensorFlow's, PyTorch's
+    if array or isinstance(images, (str, os.PathLike)) or hasattr(images, "convert"):
         images = [images]
-    elif hasattr(images, "__array__"):  # NumPy's, TensorFlow's, PyTorch's
-        images = np.asarray(images)
-        images = images[None] if images.ndim in (2, 3) else images
     elif not isinstance(images, Iterable):
         raise ValueError(f"images must be paths or arrays of pixels, got {type(images).__name__}")
     for image in images:

@@ -62,7 +62,8 @@ def main(argv):
     flags_of.check(argv, given)
     file = FLAGS.mode == "evaluate" and FLAGS.weights not in (None, "pretrained")
     alone = file and not FLAGS["model"].present
-    if FLAGS.mode == "evaluate" and (FLAGS.output_dir or not FLAGS.weights):
+    its = file and Path(FLAGS.weights).resolve().parent == Path(output_dir()).resolve()
+    if FLAGS.mode == "evaluate" and (FLAGS.output_dir or its or not FLAGS.weights):
         past = read_past(RunFolder(output_dir()))
         if past is not None:
             return evaluate_run(past)
@@ -117,13 +118,20 @@ def main(argv):
 
 
 def open_all(strategy, network, weights, name, data_dir, **how):
-    """The data. It and the weights can be read by all workers, or all stop."""
+    """The data. It and weights of ours can be read by all workers, or all stop.
+
+    Args:
+        data_dir: where it is, or a function that says where.
+    """
+
+    def read():
+        if weights is not None:
+            describe_network(network if weights == "pretrained" else Path(weights))
+        return data.load(name, data_dir() if callable(data_dir) else data_dir, **how)
+
     workers = training.Workers(strategy)
     with workers.noticing_lost_workers():
-        if weights is not None:
-            file = network if weights == "pretrained" else Path(weights)
-            workers.together(lambda: describe_network(file))
-        return workers.together(lambda: data.load(name, data_dir, **how))
+        return workers.together(read)
 
 
 def of_file(path):
@@ -157,7 +165,7 @@ def evaluate_run(past):
         past.network,
         weights,
         recipe.data,
-        past.data_dir(FLAGS.data_dir),
+        lambda: past.data_dir(FLAGS.data_dir),
         unreadable=FLAGS.unreadable if FLAGS["unreadable"].present else unreadable,
         validation_split=past.flags.get("validation_split"),
     )

@@ -243,6 +243,7 @@ class _Workers:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
+            _check_command(run, folder)  # of what was done meanwhile
             (folder / _COMMAND).write_text(json.dumps(run.arguments(), indent=2) + "\n")
             command = [sys.executable, str(self._train), *run.arguments(), f"--output_dir={folder}"]
             if self._data_dir:

@@ -109,6 +109,10 @@ def test_tensors_are_images_as_arrays_are(folder):
     for form in (tf.constant(pixels), tf.Variable(pixels), [tf.constant(pixels)]):
         assert runner.predict(form) == zoo.predict(path, form) == [expected]
     assert zoo.predict(path, [pixels[None], pixels]) == [expected] * 2
+    paths = np.array([str(folder / "0.png")] * 2)
+    assert runner.predict(paths) == zoo.predict(path, paths)
+    with pytest.raises(ValueError, match="images must be numbers, got a tensor of strings"):
+        zoo.predict(path, tf.constant(paths))
     with pytest.warns(UserWarning, match="multiply them by 255"):
         zoo.predict(path, pixels / 255.0)
     with pytest.raises(ValueError, match="not finite"):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from irnet_tf.description import attach, describe
+from irnet_tf.description import Description, attach, describe, register_builder
 from irnet_tf.models import vgg_small
 from irnet_tf.weights import save_weights
 import numpy as np
@@ -134,6 +134,20 @@ def test_another_classifier_behind_layers_of_ones_own(rng):
     body = tf.keras.Model(images, tuned.get_layer("bn2").output)
     features = tf.keras.Model(trained.input, trained.get_layer("bn2").output)
     np.testing.assert_array_equal(body(x), features(-x))
+
+
+def test_a_body_that_ends_in_weights_keeps_them(tmp_path):
+    def body(include_top=False):
+        images = tf.keras.Input((8, 8, 3))
+        return tf.keras.Model(images, tf.keras.layers.BatchNormalization(name="norm")(images))
+
+    register_builder("body", body)
+    model = attach(body(), Description("body", {"include_top": False}))
+    model.set_weights([w + 2 for w in model.get_weights()])
+    save_weights(model, tmp_path / "body.safetensors")
+    again = zoo.load(tmp_path / "body.safetensors", include_top=False)
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_file_of_another_builder_is_named(tmp_path):

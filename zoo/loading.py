@@ -197,7 +197,8 @@ def _rebuilt(model, description, arguments, sha256):
     known = describe(other)
     # On an input_tensor networks are not described; the classifier is where ours end.
     source = known or describe(model) or description
-    classifier = source.classifier or model.layers[-1].name
+    top = {**description.arguments, **arguments}.get("include_top", True)
+    classifier = source.classifier or (model.layers[-1].name if top else None)
     layers = {layer.name: layer for layer in model.layers}
     for layer in other.layers:
         if layer.name == classifier and not _has_head(model, arguments):

@@ -116,9 +116,12 @@ def _rgb(images) -> tf.Tensor:
 
 def _tensor(images) -> tf.Tensor:
     try:
-        return tf.convert_to_tensor(images)
+        images = tf.convert_to_tensor(images)
     except (ValueError, TypeError) as error:
         raise ValueError(f"images must be numbers, got {type(images).__name__}: {error}") from error
+    if images.dtype == tf.string:
+        raise ValueError("images must be numbers, got a tensor of strings")
+    return images
 
 
 def _check_values(images):
@@ -222,7 +225,8 @@ def _one_by_one(images, are_pixels) -> Iterator[np.ndarray]:
 
 def _pixels(images) -> Iterator:
     """One image, or one batch of them, at a time."""
-    one = isinstance(images, (str, os.PathLike)) or hasattr(images, "__array__")
+    array = hasattr(images, "__array__") and len(getattr(images, "shape", ())) != 1
+    one = array or isinstance(images, (str, os.PathLike))
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
         images = image_files(images)
     elif one or not isinstance(images, Iterable):

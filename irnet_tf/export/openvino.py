@@ -99,16 +99,19 @@ def save(model, path) -> None:
         OSError: if they cannot be written.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         made = Path(folder) / path.name
         try:
             runtime().save_model(model, made, compress_to_fp16=False)
-        except RuntimeError as error:  # such as of a full disk
+            runtime().Core().read_model(made)  # a full disk is nothing that it would tell
+        except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise OSError(f"{str(path)!r} cannot be written: {reason}") from error
         text = re.sub(r">\s+<", "><", made.read_text())  # half of it is indentation
-        os.replace(made.with_suffix(".bin"), path.with_suffix(".bin"))
-    write_atomically(path, text)
+        write_atomically(made, text)
+        for suffix in (".bin", ".xml"):
+            os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
 
 
 def sizes(model) -> dict:
