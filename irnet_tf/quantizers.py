@@ -151,7 +151,8 @@ def _balance_and_standardise(w: tf.Tensor, axes, n: int) -> tf.Tensor:
 def _nearest_power_of_two(x: tf.Tensor) -> tf.Tensor:
     """2**round(log2(x)), without a gradient; exact, which `tf.pow` need not be."""
     exponent = tf.round(tf.math.log(tf.stop_gradient(x)) / math.log(2.0))
-    bits = tf.bitwise.left_shift(tf.cast(exponent, tf.int32) + 127, 23)
+    # As floats, exactly: GPUs have no addition of int32, which would send it to the host and back.
+    bits = tf.cast((tf.cast(exponent, tf.float32) + 127) * 2.0**23, tf.int32)
     return tf.cast(tf.bitcast(bits, tf.float32), x.dtype)
 
 

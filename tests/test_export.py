@@ -1,5 +1,7 @@
 """Larq Compute Engine models against the networks they are made of."""
 
+import importlib
+
 from irnet_tf import data, export
 from irnet_tf.export import lce, plan
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
@@ -308,6 +310,24 @@ def test_a_file_of_other_weights_is_not_equal():
     kernel.assign(-kernel)
     with pytest.raises(ValueError, match="made of another network"):
         export.compare(model, file, images)
+
+
+def test_the_network_is_computed_in_whole_float32(monkeypatch):
+    """GPUs else round what they multiply to TF32, and devices do not."""
+    enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    seen = []
+
+    def look(model, target):
+        seen.append(enabled())
+        raise ValueError("seen")
+
+    model = small()
+    file = export.to_lce(model)
+    module = importlib.import_module("irnet_tf.export.compare")  # not the function of its name
+    monkeypatch.setattr(module, "make_plan", look)
+    with pytest.raises(ValueError, match="seen"):
+        export.compare(model, file, np.zeros((1, *model.input_shape[1:]), np.float32))
+    assert seen == [False] and enabled()
 
 
 def test_images_that_do_not_fit_are_refused():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from tests.tiny import start_tiny
 # ---- which strategy ----------------------------------------------------------------------------
 
 TWO = {"worker": ["a:1", "b:1"]}
+FIRST = {"type": "worker", "index": 0}
 
 
 @pytest.mark.parametrize(
@@ -328,6 +330,28 @@ def test_weights_that_one_worker_lacks_stop_all(tmp_path):
     assert "none.safetensors" in outputs[1]
     assert "another worker has stopped with an error" in outputs[0]
     assert not any("lost another worker" in output for output in outputs)
+
+
+@pytest.mark.slow
+def test_what_workers_say_of_an_epoch_is_of_all_of_them_once(tmp_path):
+    outputs = finish([start_tiny(tmp_path, "images=48", env=e) for e in tf_config(2)])
+    steps = re.findall(r"epoch 1/2: step 6/6, loss ([\d.]+), accuracy ([\d.]+)%", outputs[0])
+    [(loss, accuracy)] = re.findall(r"epoch 1/2: loss ([\d.]+), train ([\d.]+)%", outputs[0])
+    assert steps == [(f"{float(loss):.3f}", f"{float(accuracy):.1f}")]
+    assert "batch norm sees 4 images a device" in outputs[0]
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [([], "AUTO"), (["GPU:0"], "NCCL")])
+def test_workers_with_gpus_reduce_with_nccl(monkeypatch, gpus, expected):
+    made = []
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": FIRST}))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(
+        tf.distribute, "MultiWorkerMirroredStrategy", lambda *arguments: made.append(arguments)
+    )
+    make_strategy()
+    [(_, options)] = made
+    assert options.implementation.value == expected
 
 
 def test_a_worker_says_that_it_waits_and_can_be_interrupted(tmp_path):

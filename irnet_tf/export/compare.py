@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from irnet_tf.export import lce, openvino
 from irnet_tf.export.inputs import normalisation
 from irnet_tf.export.plan import make_plan, require
@@ -13,6 +15,18 @@ TOLERANCE = 1e-4
 """How far logits may be apart, given the same bits; relative to the largest, if that is above 1."""
 
 
+@contextlib.contextmanager
+def whole_float32():
+    """Within it GPUs multiply float32 as such, like devices, and not rounded to TF32."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+@whole_float32()
 def compare(model: tf.keras.Model, file, images, *, labels=None, mean=None, std=None) -> dict:
     """How the file's logits differ from the network's, and why.
 

@@ -64,9 +64,12 @@ def _join(resolver) -> tf.distribute.Strategy:
         file=sys.stderr,
         flush=True,
     )
+    # By itself TensorFlow takes NCCL within a machine only.
+    nccl = "NCCL" if tf.config.list_physical_devices("GPU") else "AUTO"
+    options = tf.distribute.experimental.CommunicationOptions(implementation=nccl)
     try:
         with _ending_at_interrupts():
-            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except (tf.errors.OpError, RuntimeError) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(

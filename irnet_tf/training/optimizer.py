@@ -134,6 +134,8 @@ def compile(
 def compile_for_evaluation(model, logits: bool, **arguments) -> None:
     """Loss and metrics, which Keras otherwise makes when the first batch comes."""
     strategy = model.distribute_strategy
+    # Metrics are of all replicas as they are; Keras would add them up over workers.
+    model.distribute_reduction_method = "first"
     with strategy.scope():
         model.compile(
             loss=CrossEntropy(from_logits=logits),

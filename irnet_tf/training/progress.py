@@ -96,6 +96,12 @@ def opening(*, model, data, recipe, options, preprocessing, folder, began_with, 
         ("devices", f"{devices}, {precision}{', XLA' if options.jit_compile else ''}"),
         ("folder", str(folder)),
     ]  # fmt: skip
+    share = recipe.batch_size // strategy.num_replicas_in_sync
+    if strategy.num_replicas_in_sync > 1 and share < 16 and not options.sync_batch_norm:
+        lines.append(
+            ("note", f"batch norm sees {share} images a device: give a larger batch_size, fewer "
+                     "devices, or sync_batch_norm")
+        )  # fmt: skip
     text = "\n".join(f"{name:<8} {value}" for name, value in lines)
     epoch, step = resumed
     if epoch == recipe.epochs:
