@@ -18,10 +18,12 @@ from tensorflow.python.eager import context as tensorflow_context
 from tensorflow.python.framework import config as tensorflow_config
 from tf_keras.src import backend as keras_backend
 from tf_keras.src.engine import base_layer_utils as keras_layer_utils
+from tf_keras.src.mixed_precision import autocast_variable as keras_autocast
 
 __all__ = [
     "LarqQuantizer",
     "SlurmResolver",
+    "copy_metrics",
     "is_functional",
     "keeping_seeds_and_determinism",
     "layer_being_called",
@@ -32,6 +34,7 @@ __all__ = [
     "rename",
     "serialise_tflite",
     "tflite_schema",
+    "variables_as_they_are",
 ]
 
 
@@ -88,6 +91,17 @@ def is_functional(model) -> bool:
 def layer_being_called() -> tf.keras.layers.Layer | None:
     """The innermost Keras layer whose `call` is running in this thread."""
     return keras_layer_utils.call_context().layer
+
+
+def variables_as_they_are():
+    """Within it a layer in mixed precision reads variables in their own type."""
+    return keras_autocast.enable_auto_cast_variables(None)
+
+
+def copy_metrics(quantizer, other):
+    """The quantizer, with the metrics (names) that another one of Larq's was asked for."""
+    quantizer._custom_metrics = getattr(other, "_custom_metrics", None)
+    return quantizer
 
 
 @contextlib.contextmanager

@@ -8,6 +8,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+# Of metrics.csv, in all versions.
+_COLUMNS = {
+    *("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+    *("images_per_second", "seconds"),
+}
 # Of config.json's identity: the seed, and what follows from data and network.
 _NO_CHANGE = ("network", "seed", "data.classes", "recipe.data", "arguments.num_classes")
 
@@ -62,21 +67,29 @@ def read_run(path) -> Run:
             rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
         if not rows:
             raise ValueError("no epoch has ended yet")
-        if missing := {"epoch", "test_accuracy", "train_loss"} - set(rows[0]):
+        if missing := _COLUMNS - set(rows[0]):
             raise ValueError(f"it lacks the column(s) {sorted(missing)}")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{metrics}: {error}; it should be the metrics.csv of a run") from error
     first = rows[0]["epoch"]
     rows = [{**row, "epoch": row["epoch"] + 1 - first} for row in rows]
     config = path / "config.json"
-    if path.is_file() or not config.exists():
-        return Run(path.stem, "", "", None, {}, rows)
-    identity = json.loads(config.read_text())["identity"]
+    name = path.resolve().name
+    if path.is_file():
+        name = path.resolve().parent.name if path.name == "metrics.csv" else path.stem
+    identity = None
+    if config.exists():
+        try:
+            identity = json.loads(config.read_text()).get("identity")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{config}: {error}; it should be the config.json of a run") from error
+    if identity is None:  # of `fit`, or somebody's own
+        return Run(name, "", "", None, {}, rows)
     settings = _flat(identity)
     result = path / "result.json"
     result = json.loads(result.read_text()) if result.exists() else {}
     return Run(
-        name=path.resolve().name,
+        name=name,
         network=identity["network"],
         data=identity["data"]["name"],
         seed=identity.get("seed"),

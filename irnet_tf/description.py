@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
 
 from irnet_tf._checks import check_choice, nearest
+from irnet_tf._compat import layers_from_zero
 from irnet_tf.preprocessing import Preprocessing
 import tensorflow as tf
 
@@ -90,7 +92,9 @@ class Description:
         arguments = {**self.arguments, **overrides}
         builder = BUILDERS[self.builder]
         check_arguments(self.builder, builder, arguments)
-        model = builder(**{name: _revive(value) for name, value in arguments.items()})
+        own = arguments.get("input_tensor") is None
+        with layers_from_zero() if own else contextlib.nullcontext():
+            model = builder(**{name: _revive(value) for name, value in arguments.items()})
         made = describe(model)
         if arguments.get("input_tensor") is not None:
             return model  # what lies before it is not ours to describe
@@ -158,6 +162,9 @@ def attach(model: tf.keras.Model, description: Description) -> tf.keras.Model:
 def register_builder(name: str, function: Callable[..., tf.keras.Model]) -> None:
     """Make a builder known, so that a weights file can name it.
 
+    A file finds layers by their names. Those without one are numbered by Keras over a whole
+    process, but from zero wherever this project calls a builder: name them, or let it call.
+
     Raises:
         ValueError: if another one has the name.
     """
@@ -221,7 +228,9 @@ def plain_arguments(arguments: Mapping) -> dict:
             json.dumps(value)
             return value
         if hasattr(value, "get_config"):
-            return {"class_name": type(value).__name__, "config": value.get_config()}
+            config = value.get_config()
+            config = {k: v for k, v in config.items() if k not in ("name", "dtype")}  # Keras's own
+            return {"class_name": type(value).__name__, "config": config}
         return tf.keras.utils.serialize_keras_object(value)
 
     return {name: plain(name, value) for name, value in arguments.items()}

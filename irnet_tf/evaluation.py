@@ -23,6 +23,7 @@ from irnet_tf import _figures
 from irnet_tf import data as data_module
 from irnet_tf._files import write_atomically
 from irnet_tf.description import classes_of, describe
+from irnet_tf.layers import check_takes_normalised_images
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
@@ -114,9 +115,10 @@ def predict(
         batch_size: images at a time.
 
     Raises:
-        ValueError: if it is not known what images the network expects, or its outputs are not
-            the data's classes.
+        ValueError: if it is not known what images the network expects, it preprocesses them
+            itself, or its outputs are not the data's classes.
     """
+    check_takes_normalised_images(model)
     known = describe(model)
     preprocessing = preprocessing or (known and known.preprocessing)
     if preprocessing is None:

@@ -142,3 +142,17 @@ class Preprocess(tf.keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), **self.preprocessing.to_dict()}
+
+
+def takes_raw_images(model: tf.keras.Model) -> bool:
+    """Whether a network has its preprocessing in front of it."""
+    return any(isinstance(layer, Preprocess) for layer in model.layers)
+
+
+def check_takes_normalised_images(model: tf.keras.Model) -> None:
+    """Raises ValueError if a network has its preprocessing in front of it."""
+    if takes_raw_images(model):
+        raise ValueError(
+            f"{model.name!r} has its preprocessing in front of it, and images would get it twice: "
+            "load it without include_preprocessing, or give the network behind it, model.layers[-1]"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import math
 
-from irnet_tf._compat import LarqQuantizer, layer_being_called
+from irnet_tf._compat import LarqQuantizer, layer_being_called, variables_as_they_are
 from irnet_tf._fuse import fused_on_cpu
 import larq as lq
 from larq.utils import register_alias, register_keras_custom_object
@@ -266,7 +266,8 @@ class LibraPB(KernelQuantizer):
 
     def call(self, inputs):
         outputs = libra_pb(inputs, self.t, self._axes())
-        super().call(tf.sign(outputs))  # flip_ratio counts bits, not changes of scale
+        with variables_as_they_are():  # Larq's metrics know no mixed precision
+            super().call(tf.sign(outputs))  # flip_ratio counts bits, not changes of scale
         return outputs
 
 

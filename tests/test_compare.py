@@ -131,6 +131,19 @@ def test_a_csv_by_itself_is_a_run(tmp_path):
     assert [group.row()["changed"] for group in groups] == ["-", "trial"]
 
 
+def test_folders_that_fit_left_are_told_apart(tmp_path):
+    for name in ("lr0.1", "lr0.01"):
+        write_run(tmp_path / name, [0.5])
+        (tmp_path / name / "config.json").write_text('{"mine": 1}')
+    (tmp_path / "lr0.01/config.json").unlink()
+    groups = compare.report(compare.find_runs([tmp_path]))
+    assert {group.row()["changed"] for group in groups} == {"lr0.1", "lr0.01"}
+    assert compare.read_run(tmp_path / "lr0.1/metrics.csv").name == "lr0.1"
+    (tmp_path / "lr0.1/config.json").write_text("{")
+    with pytest.raises(ValueError, match="lr0.1/config.json: .* config.json of a run"):
+        compare.read_run(tmp_path / "lr0.1")
+
+
 def test_what_is_no_run_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty is no run folder and holds none"):

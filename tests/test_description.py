@@ -5,9 +5,11 @@ import json
 import irnet_tf
 from irnet_tf.description import Description, attach, describe, register_builder
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
+from irnet_tf.weights import save_weights
 import larq as lq
 import pytest
 import tensorflow as tf
+import zoo
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,20 @@ def test_an_unknown_builder_or_argument_is_named():
 def test_it_can_be_attached_to_a_model_of_ones_own():
     model = attach(vgg_small(), Description("vgg_small", {"num_classes": 10}, classes=("a", "b")))
     assert describe(model).classes == ("a", "b")
+
+
+def test_quantizers_given_as_objects_keep_their_metrics_and_no_names(tmp_path):
+    """Keras numbers names over a process; in mixed precision it keeps a policy beside them."""
+
+    def build():
+        return cifar_resnet(20, kernel_quantizer=irnet_tf.LibraPB(metrics=["flip_ratio"]))
+
+    first, second = build(), build()
+    assert describe(first) == describe(second)
+    assert hasattr(first.get_layer("layer1.0.conv1").kernel_quantizer, "flip_ratio")
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        save_weights(build(), tmp_path / "x.safetensors")
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    zoo.load(tmp_path / "x.safetensors")

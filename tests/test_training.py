@@ -111,9 +111,22 @@ def test_fit_is_sgd_with_momentum_and_l2_decay_of_every_parameter(
         np.testing.assert_allclose(variable, value, rtol=1e-6, atol=1e-9, err_msg=variable.name)
 
 
+@pytest.mark.parametrize("kind", ["keras", "h5", "saved_model"])
+def test_a_compiled_model_that_keras_saved_can_be_loaded(tmp_path, kind):
+    recipe = RECIPE.changed(binary_weight_decay=0.0)
+    model = training.compile(tiny_network(), recipe, 3)
+    images, labels = batch_of()
+    model.fit(images, labels, verbose=0)
+    path = tmp_path / ("model" if kind == "saved_model" else f"model.{kind}")
+    model.save(path)
+    again = tf.keras.models.load_model(path)
+    np.testing.assert_array_equal(again(images), model(images))
+    assert again.optimizer.l2 == recipe.weight_decay and 0.0 in again.optimizer.decays.values()
+
+
 def test_single_variables_have_decays_and_rates_of_their_own():
     a, b = tf.Variable([1.0], name="a"), tf.Variable([2.0], name="b")
-    optimizer = training.SGD(0.5, l2=0.1, decays={"a:0": 0.0}, rate_factors={"b:0": 0.2})
+    optimizer = training.L2SGD(0.5, l2=0.1, decays={"a:0": 0.0}, rate_factors={"b:0": 0.2})
     optimizer.apply_gradients([(tf.constant([1.0]), a), (tf.constant([1.0]), b)])
     assert a.numpy() == pytest.approx(1 - 0.5 * 1.0)
     assert b.numpy() == pytest.approx(2 - 0.5 * 0.2 * (1 + 0.1 * 2))

@@ -1,6 +1,7 @@
 """The run: what it leaves behind, and what it survives."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 import shutil
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import time
 
-from irnet_tf import data, training
+from irnet_tf import data, evaluation, training
+from irnet_tf.description import Description, attach, describe, register_builder
 from irnet_tf.training.run_folder import FIELDS, RunFolder
+from irnet_tf.weights import load_weights, save_weights
 import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+import zoo
 
 from tests.conftest import ROOT, assert_same_run, result_of, wait_for
 from tests.tiny import PREPROCESSING, RECIPE, start_tiny, tiny_data, tiny_network, tiny_train
@@ -183,6 +187,23 @@ def test_run_outputs_of_fit(tmp_path):
     assert (tmp_path / "final.safetensors").exists() and (tmp_path / "curves.png").exists()
 
 
+def test_run_outputs_of_a_fit_that_stops_early_or_has_no_test(tmp_path):
+    model = training.compile(tiny_network(), RECIPE, 3)
+    x, y = tiny_data().test.read(tf.range(24))
+    x = PREPROCESSING.normalise(x)
+    with pytest.raises(ValueError, match="lack val_accuracy: .* give fit validation_data"):
+        model.fit(x, y, verbose=0, callbacks=[training.RunOutputs(tmp_path / "untested")])
+    stop = tf.keras.callbacks.EarlyStopping("val_loss", min_delta=1e9)
+    model.fit(
+        x, y, epochs=9, verbose=0, validation_data=(x, y),
+        callbacks=[stop, training.RunOutputs(tmp_path)],
+    )  # fmt: skip
+    assert len(RunFolder(tmp_path).read_rows()) == 2
+    again = tiny_network()
+    load_weights(again, tmp_path / "final.safetensors")
+    np.testing.assert_array_equal(again(x), model(x))
+
+
 # ---- what goes wrong ---------------------------------------------------------------------------
 
 
@@ -228,6 +249,85 @@ def test_a_model_made_for_something_else_is_refused(tmp_path):
         tiny_train(tmp_path, RECIPE.changed(mixed_precision="mixed_bfloat16"), tiny_network())
     assert not list(tmp_path.iterdir())
     assert tiny_train(tmp_path, RECIPE.changed(epochs=1), tiny_network())["final"]["epoch"] == 1
+
+
+def test_images_are_not_normalised_twice(tmp_path):
+    model = zoo.load("digits/resnet20_bireal_1w1a", include_preprocessing=True)
+    digits = data.load("digits")
+    for use in (
+        lambda: training.evaluate(model, digits),
+        lambda: evaluation.report(model, digits, tmp_path / "report"),
+        lambda: training.train(model, digits, RECIPE, tmp_path / "run"),
+    ):
+        with pytest.raises(ValueError, match=r"images would get it twice: .*model.layers\[-1\]"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_could_not_be_kept_are_told_before_training(tmp_path):
+    class Own(tf.keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.network = tiny_network()
+            self.scale = self.add_weight("scale", (3,), initializer="ones")
+
+        def call(self, x):
+            return self.scale * self.network(x)
+
+    model = Own()
+    model(np.zeros((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="scale:0 of the model .* would not be kept"):
+        save_weights(model, tmp_path / "x.safetensors")
+
+    class Block(tf.keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.parts = [tf.keras.layers.Dense(3), tf.keras.layers.Dense(3)]
+
+        def call(self, x):
+            return self.parts[1](self.parts[0](x))
+
+    def with_block():
+        inner = tiny_network()
+        return attach(tf.keras.Model(inner.input, Block()(inner.output)), describe(inner))
+
+    with pytest.raises(ValueError, match="'block.kernel' is twice .* build it as a Model"):
+        tiny_train(tmp_path / "run", model=with_block)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_the_zoo_is_no_random_beginning(tmp_path):
+    """Also where it is not train.py that loads it."""
+    name = "digits/resnet20_bireal_1w1a"
+    digits = data.load("digits")
+    few = dataclasses.replace(digits.train, num_examples=8)
+    digits = dataclasses.replace(digits, train=few, test=few)
+    recipe = RECIPE.changed(epochs=1)
+    training.train(lambda: zoo.load(name), digits, recipe, tmp_path)
+    sha256 = zoo.info(name).weights.sha256
+    assert json.loads((tmp_path / "config.json").read_text())["identity"]["began_with"] == sha256
+    assert describe(zoo.load(tmp_path / "final.safetensors")).began_with == sha256
+    with pytest.raises(ValueError, match="began_with"):
+        training.train(lambda: zoo.load(name, None), digits, recipe, tmp_path)
+
+
+def test_layers_without_names_are_found_again(tmp_path):
+    """Keras numbers them over the whole process, and a weights file names them."""
+
+    def own(num_classes=3):
+        inputs = tf.keras.Input((8, 8, 3))
+        x = tf.keras.layers.Conv2D(4, 3)(inputs)
+        x = tf.keras.layers.GlobalAveragePooling2D()(x)
+        model = tf.keras.Model(inputs, tf.keras.layers.Dense(num_classes)(x))
+        return attach(model, Description("unnamed", {}, preprocessing=PREPROCESSING))
+
+    register_builder("unnamed", own)
+    own()
+    tiny_train(tmp_path, RECIPE.changed(epochs=1), own)
+    assert tiny_train(tmp_path, RECIPE.changed(epochs=1), own)["final"]["epoch"] == 1
+    first, second = (zoo.load(tmp_path / "final.safetensors") for _ in range(2))
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_unreadable_image_is_named_when_it_is_met_or_skipped_and_counted(tmp_path):

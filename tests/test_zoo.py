@@ -136,6 +136,35 @@ def test_another_classifier_behind_layers_of_ones_own(rng):
     np.testing.assert_array_equal(body(x), features(-x))
 
 
+def test_a_body_for_images_of_another_size(rng):
+    """VGG-Small's classifier is for one size of images; the rest is not."""
+    name = "cifar10/vgg_small_1w1a"
+    trained = zoo.load(name)
+    body = zoo.load(name, include_top=False, input_shape=(64, 64, 3))
+    tuned = zoo.load(name, num_classes=3, input_shape=(64, 64, 3))
+    assert body.input_shape == (None, 64, 64, 3) and tuned.output_shape == (None, 3)
+    for other in (body, tuned):
+        for a, b in zip(trained.layers, other.layers):
+            if a.name != "fc":
+                for v, w in zip(a.get_weights(), b.get_weights(), strict=True):
+                    np.testing.assert_array_equal(v, w)
+    images = tf.keras.Input((32, 32, 4))
+    x = tf.keras.layers.Conv2D(3, 1, name="adapt")(images)
+    adapted = zoo.load(name, input_tensor=x)
+    x = rng.uniform(-1, 1, (2, 32, 32, 4)).astype("float32")
+    inner = tf.keras.Model(images, adapted.get_layer("adapt").output)
+    np.testing.assert_allclose(adapted(x), trained(inner(x)), atol=1e-4)
+
+
+def test_a_builder_that_files_could_not_name_is_refused():
+    def unknown():
+        pass
+
+    entry = zoo.info("digits/resnet20_bireal_1w1a")
+    with pytest.raises(ValueError, match="'unknown' is no known builder: make it known"):
+        register("x/y", unknown, {}, entry.recipe, preprocessing=entry.preprocessing)
+
+
 def test_a_body_that_ends_in_weights_keeps_them(tmp_path):
     def body(include_top=False):
         images = tf.keras.Input((8, 8, 3))

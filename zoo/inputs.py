@@ -38,11 +38,6 @@ def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
     return whole
 
 
-def takes_raw_images(model: tf.keras.Model) -> bool:
-    """Whether the network has its preprocessing in front of it."""
-    return any(isinstance(layer, Preprocess) for layer in model.layers)
-
-
 def warn_of_raw_images(model: tf.keras.Model) -> tf.keras.Model:
     """Let `predict`, `evaluate` and their `_on_batch` warn of images that are not normalised.
 

@@ -162,16 +162,21 @@ def _build(description: Description, arguments: Mapping) -> tf.keras.Model:
 def _restore(found: WeightsFile, description: Description, arguments: Mapping) -> tf.keras.Model:
     """The network of a file with its weights, as far as the arguments leave it as it is."""
     _refuse(found.path, arguments, description)
-    body = {name: value for name, value in arguments.items() if name not in _HEAD}
-    model = build_of_file(found, description, lambda: _build(description, body))
-    weight_files.load_weights(model, found)
-    if describe(model) is not None:
-        said = {name: getattr(description, name) for name in _OF_WEIGHTS}
-        attach(model, dataclasses.replace(describe(model), **said))
-        weight_files.remember_loaded(model, found)
-    if _has_head(model, arguments):
+
+    def restored(arguments):
+        model = build_of_file(found, description, lambda: _build(description, arguments))
+        weight_files.load_weights(model, found)
+        if describe(model) is not None:
+            said = {name: getattr(description, name) for name in _OF_WEIGHTS}
+            attach(model, dataclasses.replace(describe(model), **said))
+            weight_files.remember_loaded(model, found)
         return model
-    return _rebuilt(model, description, arguments, found.sha256)
+
+    model = restored({})
+    if not _has_head(model, arguments) or arguments.get("input_tensor") is not None:
+        return _rebuilt(model, description, arguments, found.sha256)
+    body = {name: value for name, value in arguments.items() if name not in _HEAD}
+    return restored(body) if body else model
 
 
 def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
@@ -194,13 +199,15 @@ def _has_head(model, arguments):
 def _rebuilt(model, description, arguments, sha256):
     """The network as the arguments ask for it, with the model's weights."""
     other = _build(description, arguments)
-    known = describe(other)
-    # On an input_tensor networks are not described; the classifier is where ours end.
+    known = describe(other)  # not of one on an input_tensor
     source = known or describe(model) or description
     top = {**description.arguments, **arguments}.get("include_top", True)
     classifier = source.classifier or (model.layers[-1].name if top else None)
     layers = {layer.name: layer for layer in model.layers}
+    in_front = _layers_before(arguments.get("input_tensor"))
     for layer in other.layers:
+        if layer in in_front:
+            continue
         if layer.name == classifier and not _has_head(model, arguments):
             break  # it and what lies behind it begin anew
         values = layers[layer.name].get_weights() if layer.name in layers else []
@@ -213,3 +220,10 @@ def _rebuilt(model, description, arguments, sha256):
     if known is not None:
         attach(other, dataclasses.replace(known, began_with=sha256))
     return other
+
+
+def _layers_before(tensor):
+    """The layers that a tensor comes from."""
+    if tensor is None or not tf.keras.backend.is_keras_tensor(tensor):
+        return []
+    return tf.keras.Model(tf.keras.utils.get_source_inputs(tensor), tensor).layers

@@ -12,10 +12,10 @@ import warnings
 from irnet_runner import Runner, pixels_of
 from irnet_tf._files import read_regular
 from irnet_tf.description import Description, describe
+from irnet_tf.layers import takes_raw_images
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
-from zoo.inputs import takes_raw_images
 from zoo.loading import describe_network, load
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -55,7 +55,7 @@ def predict(
         return runner.predict(_one_by_one(images, "preprocessing" in runner.facts), top)
     model = network if isinstance(network, tf.keras.Model) else load(network)
     description = _described(model)
-    if description.classifier is None:
+    if not description.arguments.get("include_top", True):
         raise ValueError(f"{model.name!r} has no classifier (include_top=False), so no classes")
     preprocessing = description.preprocessing
     raw = takes_raw_images(model)

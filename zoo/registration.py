@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from irnet_tf.description import BUILDERS
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 from zoo.loading import load
@@ -46,8 +47,13 @@ def register(
         The function that loads it.
 
     Raises:
-        ValueError: if there is a network of that name already.
+        ValueError: if there is a network of that name already, or the builder is not registered.
     """
+    if builder not in BUILDERS.values():
+        raise ValueError(
+            f"{getattr(builder, '__name__', builder)!r} is no known builder: make it known with "
+            "irnet_tf.description.register_builder first, so that weights files can name it"
+        )
     recipes = MappingProxyType({"paper": recipe, **(recipes or {})})
     arguments = MappingProxyType(dict(arguments))
     if bits is None:

@@ -126,12 +126,21 @@ class Data:
         name: what it is, as it is to be named beside an accuracy.
         train, test: its splits.
         class_names: in the order of the labels.
+
+    Raises:
+        ValueError: if class names are not strings.
     """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
+
+    def __post_init__(self):
+        names = self.class_names
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"class_names must be names of classes, got {names!r}")
+        object.__setattr__(self, "class_names", tuple(names))
 
     @property
     def num_classes(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from irnet_tf._checks import check_choice, nearest
+from irnet_tf._compat import copy_metrics
 from irnet_tf.layers import HardTanh, SymmetricConv2D, SymmetricMaxPool2D
 import larq as lq
 import tensorflow as tf
@@ -110,7 +111,7 @@ def fresh_quantizer(identifier):
             raise ValueError(f"unknown quantizer {identifier!r}; {nearest(identifier, _ALIASES)}")
     quantizer = lq.quantizers.get(identifier)
     if isinstance(quantizer, lq.quantizers.Quantizer):
-        return type(quantizer).from_config(quantizer.get_config())
+        return copy_metrics(type(quantizer).from_config(quantizer.get_config()), quantizer)
     return quantizer
 
 

@@ -4,14 +4,14 @@ from irnet_tf.training.callbacks import AverageStatistics, RunOutputs
 from irnet_tf.training.cluster import make_strategy
 from irnet_tf.training.feeding import evaluate, training_batches
 from irnet_tf.training.loop import Stopped, train
-from irnet_tf.training.optimizer import SGD, compile
+from irnet_tf.training.optimizer import L2SGD, compile
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.training.state import global_state
 from irnet_tf.training.workers import WorkerLost, Workers, start_again
 
 __all__ = [
-    "SGD",
     "AverageStatistics",
+    "L2SGD",
     "Recipe",
     "RunOutputs",
     "Stopped",

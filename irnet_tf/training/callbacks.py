@@ -61,6 +61,9 @@ class RunOutputs(tf.keras.callbacks.Callback):
         describe: gives what the weights file says of the run, of a row of metrics.csv.
         keep: calls what it is given, and explains what goes wrong in saving.
         checkpoint: called once the row is there.
+
+    Raises:
+        ValueError: at an epoch's end, if its logs have no `accuracy` or `val_accuracy`.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class RunOutputs(tf.keras.callbacks.Callback):
         self._keep = keep
         self._checkpoint = checkpoint
         self._writer = None
+        self._wrote_final = False
         self._began = self._trained = time.perf_counter()
         self._first_step = 0
 
@@ -97,7 +101,16 @@ class RunOutputs(tf.keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         self._trained = self._trained or time.perf_counter()
 
+    def on_train_end(self, logs=None):
+        if self.rows and not self._wrote_final:  # such as of early stopping
+            self.write(final=True)
+
     def on_epoch_end(self, epoch, logs=None):
+        if missing := {"accuracy", "val_accuracy"} - set(logs or {}):
+            raise ValueError(
+                f"the logs of the epoch lack {', '.join(sorted(missing))}: compile with "
+                'metrics=["accuracy"] (or irnet_tf.training.compile), and give fit validation_data'
+            )
         now = time.perf_counter()
         steps = (self.params.get("steps") or 0) - self._first_step
         row = {
@@ -123,6 +136,7 @@ class RunOutputs(tf.keras.callbacks.Callback):
         row = self.rows[-1]
         if best_row(self.rows) is row:
             self._keep(lambda: self._save(self._folder.best, row))
+        self._wrote_final = final
         if final:
             self._keep(lambda: self._save(self._folder.final, row))
         self._keep(lambda: self._folder.write_rows(self.rows))

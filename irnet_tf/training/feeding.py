@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from irnet_tf import data as data_module
 from irnet_tf.description import describe
+from irnet_tf.layers import check_takes_normalised_images
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.optimizer import compile_for_evaluation, gives_logits, totals
 from irnet_tf.training.recipe import Recipe
+from irnet_tf.weights import packed_size
 import tensorflow as tf
 
 _EVALUATION_BATCH = 500
@@ -20,8 +22,9 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
 
     Raises:
         ValueError: if neither says it, or the model takes images of another size, that are not
-            square, or of other than 3 channels.
+            square, or of other than 3 channels, or preprocesses them itself.
     """
+    check_takes_normalised_images(model)
     shape = model.input_shape[1:]
     if len(shape) != 3 or shape[2] != 3 or None not in shape[:2] and shape[0] != shape[1]:
         raise ValueError(
@@ -44,8 +47,10 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
     return found
 
 
-def check_outputs(model: tf.keras.Model, data: data_module.Data) -> None:
-    """Raises ValueError unless the model gives one number a class of the data."""
+def check_fits(model: tf.keras.Model, data: data_module.Data) -> None:
+    """Raises ValueError unless the model gives one number a class of the data, and its weights
+    can be kept in a file."""
+    packed_size(model)
     if model.output_shape[1:] != (data.num_classes,):
         raise ValueError(
             f"{data.name} has {data.num_classes} classes, the network's output is "

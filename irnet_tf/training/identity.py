@@ -14,6 +14,7 @@ from irnet_tf.data import Data
 from irnet_tf.description import BUILDERS, attach, describe
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.recipe import Recipe
+from irnet_tf.weights import loaded_from
 import tensorflow as tf
 
 
@@ -61,7 +62,7 @@ def identity_of(
         "ede": options.ede,
         "mixed_precision": recipe.mixed_precision,
         "sync_batch_norm": options.sync_batch_norm,
-        "began_with": description and description.began_with,
+        "began_with": loaded_from(model) or (description and description.began_with),
         "preprocessing": preprocessing.to_dict(),
         "data": {
             "name": data.name,
@@ -116,6 +117,7 @@ def complete(model, identity, preprocessing, results, training) -> None:
         recipe=identity["recipe"],
         data=identity["data"],
         seed=identity["seed"],
+        began_with=identity["began_with"],
         results=results,
         training=training,
     )

@@ -116,7 +116,7 @@ def train(
                 scale_residual_branches(model, recipe.residual_gamma)
             if options.sync_batch_norm:
                 model = replicas.synchronise_batch_norm(model)
-        feeding.check_outputs(model, data)
+        feeding.check_fits(model, data)
         preprocessing = feeding.preprocessing_of(model, preprocessing)
         identity = identity_of(model, data, recipe, preprocessing, options)
         folder = open_run_folder(

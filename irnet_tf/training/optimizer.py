@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 @register_keras_custom_object
-class SGD(tf.keras.optimizers.SGD):
+class L2SGD(tf.keras.optimizers.SGD):
     """SGD whose weight decay is L2: part of the gradient, before the momentum.
 
         g = factor * (gradient + decay * w)
@@ -17,7 +17,7 @@ class SGD(tf.keras.optimizers.SGD):
         w = w + v                               (Nesterov: w + momentum * v - rate * g)
 
     Keras's own `weight_decay` is decoupled from the gradient (as in AdamW), which is another
-    method.
+    method. (Not called SGD, for which Keras would load its own.)
 
     Args:
         learning_rate: number or schedule.
@@ -111,7 +111,7 @@ def compile(
     usual = (recipe.weight_decay, 1.0)
     groups = {name: group for name, group in groups.items() if group != usual}
     with model.distribute_strategy.scope():
-        optimizer = SGD(
+        optimizer = L2SGD(
             recipe.learning_rate_schedule(steps_per_epoch),
             recipe.momentum,
             recipe.nesterov,

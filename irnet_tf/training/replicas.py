@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from irnet_tf._compat import layers_from_zero
 from irnet_tf.description import attach, describe
+from irnet_tf.weights import remember_alike
 import tensorflow as tf
 
 
@@ -18,7 +20,8 @@ def made(
             has now.
     """
     if not isinstance(model, tf.keras.Model):
-        return model()
+        with layers_from_zero():
+            return model()
     if not all(strategy.extended.variable_created_in_scope(v) for v in model.variables):
         raise ValueError(
             f"{model.name!r} was not made in the scope of the strategy, {type(strategy).__name__}: "
@@ -64,4 +67,7 @@ def synchronise_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
     synchronised = tf.keras.models.clone_model(model, clone_function=clone)
     synchronised.set_weights(model.get_weights())
     description = describe(model)
-    return attach(synchronised, description) if description else synchronised
+    if description:
+        attach(synchronised, description)
+        remember_alike(synchronised, model)
+    return synchronised

@@ -41,6 +41,7 @@ __all__ = [
     "MAX_BYTES",
     "WeightsFile",
     "load_weights",
+    "loaded_from",
     "packed_size",
     "read",
     "read_metadata",
@@ -164,6 +165,11 @@ def remember_loaded(model: tf.keras.Model, found: WeightsFile) -> None:
     """
     said = describe(model), _fingerprint(found.tensors), found.sha256
     object.__setattr__(model, "_irnet_tf_loaded", said)  # hidden from Keras's tracking
+
+
+def loaded_from(model: tf.keras.Model) -> str | None:
+    """SHA-256 of the file that a model was loaded from by `zoo.load`; None of others."""
+    return getattr(model, "_irnet_tf_loaded", (None, None, None))[2]
 
 
 def remember_alike(model: tf.keras.Model, other: tf.keras.Model) -> None:

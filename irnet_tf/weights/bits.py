@@ -53,13 +53,16 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
     """By name, what the weights file of a model holds.
 
     Raises:
-        ValueError: if two layers have the same name.
+        ValueError: if two variables would have the same name, or one is in no layer.
     """
     stored = {}
 
     def add(name, *arguments):
         if name in stored:
-            raise ValueError(f"two layers of the model have {name!r}: name layers differently")
+            raise ValueError(
+                f"{name!r} is twice in the model: give layers names of their own. Layers within a "
+                "layer that is no tf.keras.Model cannot be told apart: build it as a Model"
+            )
         stored[name] = StoredTensor(*arguments)
 
     for layer in leaves(model):
@@ -78,6 +81,12 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
                 add(f"{name}_1bit", [variable], shape, quantizer, layer.compute_dtype)
             else:
                 add(name, [variable], tuple(variable.shape))
+    known = {id(variable) for tensor in stored.values() for variable in tensor.variables}
+    if lost := [v.name for v in model.weights if id(v) not in known]:
+        raise ValueError(
+            f"{', '.join(lost[:5])} of the model {model.name!r} would not be kept: a weights file "
+            "holds what layers have; put it into a layer"
+        )
     return stored
 
 
