@@ -62,9 +62,11 @@ def main(argv):
     flags_of.check(argv, given)
     file = FLAGS.mode == "evaluate" and FLAGS.weights not in (None, "pretrained")
     alone = file and not FLAGS["model"].present
-    its = file and Path(FLAGS.weights).resolve().parent == Path(output_dir()).resolve()
+    folder = RunFolder(output_dir())
+    its = file and Path(FLAGS.weights).resolve().parent == folder.folder.resolve()
+    its = its and folder.config.exists()
     if FLAGS.mode == "evaluate" and (FLAGS.output_dir or its or not FLAGS.weights):
-        past = read_past(RunFolder(output_dir()))
+        past = read_past(folder, needs_best=not FLAGS.weights)
         if past is not None:
             return evaluate_run(past)
         if FLAGS.output_dir and not (FLAGS["model"].present or FLAGS.weights):
@@ -75,7 +77,7 @@ def main(argv):
     recipe = flags_of.changed(recipe, {**said, **flags_of.given(FLAGS, RECIPE)})
     arguments = flags_of.given(FLAGS, NETWORK)
     flags_of.check_network(name, entry.builder, arguments)
-    RunFolder(output_dir()).check_it_can_be_one()
+    folder.check_it_can_be_one()
     strategy = training.make_strategy(FLAGS.strategy)
     evaluating = FLAGS.mode == "evaluate"
     weights = FLAGS.weights or ("pretrained" if evaluating else None)

@@ -112,8 +112,10 @@ def layers_from_zero():
     try:
         yield
     finally:
-        numbers.pop(graph, None)
-        if before is not None:
+        inside = numbers.pop(graph, {})
+        if before is not None:  # what comes after may be put together with either
+            for kind, number in inside.items():
+                before[kind] = max(before[kind], number)
             numbers[graph] = before
 
 

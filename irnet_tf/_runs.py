@@ -118,11 +118,19 @@ def find_runs(paths: Iterable) -> list[Path]:
     return found
 
 
+def nameless(value):
+    """A quantizer's configuration without its name and type, which Keras gives; else the same."""
+    if not isinstance(value, Mapping) or not {"class_name", "config"} <= set(value):
+        return value
+    config = {k: v for k, v in value["config"].items() if k not in ("name", "dtype")}
+    return {**value, "config": config}
+
+
 def _flat(values: Mapping, prefix: str = "") -> dict:
     flat = {}
     for name, value in values.items():
         if isinstance(value, dict) and value and "class_name" not in value:
             flat.update(_flat(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = nameless(value)
     return flat

@@ -206,7 +206,13 @@ class _Workers:
                 for run in list(waiting):
                     if len(working) == jobs:
                         break
-                    process = self._start(run)
+                    try:
+                        process = self._start(run)
+                    except ValueError as error:
+                        print(f"{run.folder}: FAILED: {error}", flush=True)
+                        waiting.remove(run)
+                        failed.append(run)
+                        continue
                     if process:
                         working[run.folder] = (run, process, time.perf_counter())
                         waiting.remove(run)

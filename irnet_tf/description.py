@@ -11,6 +11,7 @@ import json
 
 from irnet_tf._checks import check_choice, nearest
 from irnet_tf._compat import layers_from_zero
+from irnet_tf._runs import nameless
 from irnet_tf.preprocessing import Preprocessing
 import tensorflow as tf
 
@@ -228,9 +229,7 @@ def plain_arguments(arguments: Mapping) -> dict:
             json.dumps(value)
             return value
         if hasattr(value, "get_config"):
-            config = value.get_config()
-            config = {k: v for k, v in config.items() if k not in ("name", "dtype")}  # Keras's own
-            return {"class_name": type(value).__name__, "config": config}
+            return nameless({"class_name": type(value).__name__, "config": value.get_config()})
         return tf.keras.utils.serialize_keras_object(value)
 
     return {name: plain(name, value) for name, value in arguments.items()}

@@ -118,7 +118,8 @@ def predict(
         ValueError: if it is not known what images the network expects, it preprocesses them
             itself, or its outputs are not the data's classes.
     """
-    check_takes_normalised_images(model)
+    if preprocessing is None:
+        check_takes_normalised_images(model)
     known = describe(model)
     preprocessing = preprocessing or (known and known.preprocessing)
     if preprocessing is None:

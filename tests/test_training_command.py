@@ -236,8 +236,13 @@ def test_a_run_folder_says_what_is_evaluated(tmp_path):
         for folder, flags, _ in cases
     ]
     shutil.copytree(tmp_path / "moved", tmp_path / "runs" / name)  # of the same name as the network
-    cases += [("", [], "data_dir 'gone/away'"), ("", ["--weights=pretrained"], None)]
-    questions += [(["--mode=evaluate", *flags], {}) for _, flags, _ in cases[-2:]]
+    gone = "data_dir 'gone/away'"
+    cases += [
+        ("", [], gone),
+        ("", [f"--weights=runs/{name}/best.safetensors"], gone),  # of the run, and on its data
+        ("", ["--weights=pretrained"], None),
+    ]
+    questions += [(["--mode=evaluate", *flags], {}) for _, flags, _ in cases[-3:]]
     for (folder, flags, message), answer in zip(cases, answers_to(questions, tmp_path)):
         expected = (0, "") if message is None else (1, message)
         assert answer[0] == expected[0] and expected[1] in answer[1], (folder, flags, answer)

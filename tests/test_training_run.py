@@ -11,7 +11,9 @@ import sys
 import time
 
 from irnet_tf import data, evaluation, training
-from irnet_tf.description import Description, attach, describe, register_builder
+from irnet_tf.description import BUILDERS, Description, attach, describe
+from irnet_tf.models import cifar_resnet
+from irnet_tf.quantizers import LibraPB
 from irnet_tf.training.run_folder import FIELDS, RunFolder
 from irnet_tf.weights import load_weights, save_weights
 import numpy as np
@@ -123,6 +125,23 @@ def test_other_weights_to_begin_with_make_another_run(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == config
 
 
+def test_a_run_of_an_earlier_version_with_a_quantizer_given_as_an_object(tmp_path):
+    """Its config.json has Keras's name and type of the quantizer, which differ each time."""
+
+    def make():
+        return cifar_resnet(20, kernel_quantizer=LibraPB(), input_shape=(8, 8, 3), num_classes=3)
+
+    recipe = RECIPE.changed(epochs=1)
+    tiny_train(tmp_path, recipe, make, preprocessing=PREPROCESSING)
+    config = json.loads((tmp_path / "config.json").read_text())
+    quantizer = config["identity"]["arguments"]["kernel_quantizer"]["config"]
+    assert not {"name", "dtype"} & set(quantizer)
+    quantizer |= {"name": "libra_pb_19", "dtype": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = tiny_train(tmp_path, recipe, make, preprocessing=PREPROCESSING)
+    assert again["final"]["epoch"] == 1
+
+
 def test_what_is_not_a_run_is_neither_taken_nor_deleted(tmp_path):
     for name in ("config.json", "metrics.csv", "best.safetensors"):
         folder = tmp_path / name
@@ -191,7 +210,7 @@ def test_run_outputs_of_a_fit_that_stops_early_or_has_no_test(tmp_path):
     model = training.compile(tiny_network(), RECIPE, 3)
     x, y = tiny_data().test.read(tf.range(24))
     x = PREPROCESSING.normalise(x)
-    with pytest.raises(ValueError, match="lack val_accuracy: .* give fit validation_data"):
+    with pytest.warns(UserWarning, match="lack val_accuracy, .* give fit validation_data"):
         model.fit(x, y, verbose=0, callbacks=[training.RunOutputs(tmp_path / "untested")])
     stop = tf.keras.callbacks.EarlyStopping("val_loss", min_delta=1e9)
     model.fit(
@@ -311,7 +330,7 @@ def test_a_network_of_the_zoo_is_no_random_beginning(tmp_path):
         training.train(lambda: zoo.load(name, None), digits, recipe, tmp_path)
 
 
-def test_layers_without_names_are_found_again(tmp_path):
+def test_layers_without_names_are_found_again(tmp_path, monkeypatch):
     """Keras numbers them over the whole process, and a weights file names them."""
 
     def own(num_classes=3):
@@ -321,13 +340,20 @@ def test_layers_without_names_are_found_again(tmp_path):
         model = tf.keras.Model(inputs, tf.keras.layers.Dense(num_classes)(x))
         return attach(model, Description("unnamed", {}, preprocessing=PREPROCESSING))
 
-    register_builder("unnamed", own)
+    monkeypatch.setitem(BUILDERS, "unnamed", own)
     own()
     tiny_train(tmp_path, RECIPE.changed(epochs=1), own)
     assert tiny_train(tmp_path, RECIPE.changed(epochs=1), own)["final"]["epoch"] == 1
     first, second = (zoo.load(tmp_path / "final.safetensors") for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    body = own()  # made outside, so that its names are taken
+
+    def on_body():
+        return attach(tf.keras.Model(body.input, tf.keras.layers.Dense(3)(body.output)), said)
+
+    said = describe(body)
+    tiny_train(tmp_path / "on_body", RECIPE.changed(epochs=1), on_body)
 
 
 def test_an_unreadable_image_is_named_when_it_is_met_or_skipped_and_counted(tmp_path):

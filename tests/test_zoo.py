@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from irnet_tf.description import Description, attach, describe, register_builder
+from irnet_tf.description import BUILDERS, Description, attach, describe
 from irnet_tf.models import vgg_small
 from irnet_tf.weights import save_weights
 import numpy as np
@@ -165,12 +165,12 @@ def test_a_builder_that_files_could_not_name_is_refused():
         register("x/y", unknown, {}, entry.recipe, preprocessing=entry.preprocessing)
 
 
-def test_a_body_that_ends_in_weights_keeps_them(tmp_path):
+def test_a_body_that_ends_in_weights_keeps_them(tmp_path, monkeypatch):
     def body(include_top=False):
         images = tf.keras.Input((8, 8, 3))
         return tf.keras.Model(images, tf.keras.layers.BatchNormalization(name="norm")(images))
 
-    register_builder("body", body)
+    monkeypatch.setitem(BUILDERS, "body", body)
     model = attach(body(), Description("body", {"include_top": False}))
     model.set_weights([w + 2 for w in model.get_weights()])
     save_weights(model, tmp_path / "body.safetensors")

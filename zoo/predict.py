@@ -55,7 +55,7 @@ def predict(
         return runner.predict(_one_by_one(images, "preprocessing" in runner.facts), top)
     model = network if isinstance(network, tf.keras.Model) else load(network)
     description = _described(model)
-    if not description.arguments.get("include_top", True):
+    if description.classifier is None and not description.arguments.get("include_top", True):
         raise ValueError(f"{model.name!r} has no classifier (include_top=False), so no classes")
     preprocessing = description.preprocessing
     raw = takes_raw_images(model)

@@ -174,7 +174,7 @@ def check_divides(batch_size: int, devices: int) -> None:
     if batch_size % devices:
         raise ValueError(
             f"batch_size {batch_size} does not divide by {devices} devices; use a multiple of "
-            f"{devices}, or fewer of them (strategy 'default' is one)"
+            f"{devices}, or fewer devices (CUDA_VISIBLE_DEVICES says which)"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import os
 import time
+import warnings
 
 from irnet_tf import weights
 from irnet_tf.data import evaluation_batches
@@ -51,7 +52,8 @@ class RunOutputs(tf.keras.callbacks.Callback):
 
     At an epoch's end the row of metrics.csv is made, then `checkpoint` is called, and then
     everything is written that follows from the rows: what was killed in between is made up for by
-    `write`. Put it after callbacks that add to the logs, such as `EDECallback`.
+    `write`. Of an epoch whose logs have no `accuracy` or `val_accuracy`, there is a warning and a
+    zero. Put it after callbacks that add to the logs, such as `EDECallback`.
 
     Args:
         folder: the run folder; made if it is not there.
@@ -61,9 +63,6 @@ class RunOutputs(tf.keras.callbacks.Callback):
         describe: gives what the weights file says of the run, of a row of metrics.csv.
         keep: calls what it is given, and explains what goes wrong in saving.
         checkpoint: called once the row is there.
-
-    Raises:
-        ValueError: at an epoch's end, if its logs have no `accuracy` or `val_accuracy`.
     """
 
     def __init__(
@@ -107,9 +106,11 @@ class RunOutputs(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if missing := {"accuracy", "val_accuracy"} - set(logs or {}):
-            raise ValueError(
-                f"the logs of the epoch lack {', '.join(sorted(missing))}: compile with "
-                'metrics=["accuracy"] (or irnet_tf.training.compile), and give fit validation_data'
+            warnings.warn(
+                f"the epoch's logs lack {', '.join(sorted(missing))}, of which zeros are kept: "
+                'compile with metrics=["accuracy"] (or irnet_tf.training.compile), and give fit '
+                "validation_data, for each epoch",
+                stacklevel=2,
             )
         now = time.perf_counter()
         steps = (self.params.get("steps") or 0) - self._first_step

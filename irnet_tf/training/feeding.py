@@ -24,7 +24,8 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
         ValueError: if neither says it, or the model takes images of another size, that are not
             square, or of other than 3 channels, or preprocesses them itself.
     """
-    check_takes_normalised_images(model)
+    if given is None:
+        check_takes_normalised_images(model)
     shape = model.input_shape[1:]
     if len(shape) != 3 or shape[2] != 3 or None not in shape[:2] and shape[0] != shape[1]:
         raise ValueError(

@@ -10,6 +10,7 @@ import os
 import platform
 
 from irnet_tf._machine import processor
+from irnet_tf._runs import nameless
 from irnet_tf.data import Data
 from irnet_tf.description import BUILDERS, attach, describe
 from irnet_tf.preprocessing import Preprocessing
@@ -85,7 +86,8 @@ def recipe_of(identity: dict) -> Recipe:
 def begins_at_random(model: tf.keras.Model) -> bool:
     """Whether a model has random weights, as far as its description says."""
     description = describe(model)
-    return not (description and (description.began_with or description.results))
+    trained = description and (description.began_with or description.results)
+    return not (trained or loaded_from(model))
 
 
 def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strategy) -> dict:
@@ -142,6 +144,8 @@ def differences(found: dict, wanted: dict) -> list[str]:
     for identity in (found, wanted):
         if isinstance(identity.get("recipe"), dict):
             identity["recipe"] = {**_defaults(Recipe), **identity["recipe"]}
+        if isinstance(identity.get("arguments"), dict):
+            identity["arguments"] = {k: nameless(v) for k, v in identity["arguments"].items()}
     builder = BUILDERS.get(wanted.get("builder"))
     if builder and isinstance(found.get("arguments"), dict):
         defaults = {name: p.default for name, p in inspect.signature(builder).parameters.items()}

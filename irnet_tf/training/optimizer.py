@@ -70,6 +70,9 @@ class L2SGD(tf.keras.optimizers.SGD):
         return {**super().get_config(), **own}
 
 
+SGD = L2SGD  # by which `.keras` files of earlier versions name it
+
+
 @register_keras_custom_object
 class CrossEntropy(tf.keras.losses.SparseCategoricalCrossentropy):
     """Cross-entropy of class numbers, in float32 at least, whatever the network computes in."""

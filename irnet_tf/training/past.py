@@ -79,8 +79,12 @@ class Past:
         return {**{name: p.default for name, p in parameters.items()}, **self.arguments}
 
 
-def read_past(folder: RunFolder) -> Past | None:
+def read_past(folder: RunFolder, needs_best: bool = True) -> Past | None:
     """The run in a folder; None if there is none.
+
+    Args:
+        folder: the run folder.
+        needs_best: whether its best weights must be there.
 
     Raises:
         ValueError: if what is there is not a run, or not one that can be evaluated.
@@ -104,7 +108,7 @@ def read_past(folder: RunFolder) -> Past | None:
         raise ValueError(
             f"{str(folder.config)!r} does not describe a run that can be evaluated: {error!r}"
         ) from error
-    if not folder.best.exists():
+    if needs_best and not folder.best.exists():
         raise ValueError(
             f"{str(folder.folder)!r} has no {folder.best.name} yet: no epoch of the run has ended"
         )
