@@ -100,7 +100,12 @@ resnet18_normal_1w1a = register(
     {"depth": 18, "stem": "cifar", "structure": "normal"},
     _RESNET18,
     preprocessing=CIFAR10,
-    recipes={"fast": _FAST.changed(epochs=12)},
+    recipes={"fast": _FAST.changed(epochs=10, t_max=3.0, classifier_rate=0.1)},
     paper=(0.915,),
+    weights=Weights(
+        "cifar10_resnet18_normal_1w1a.safetensors",
+        "9b7228c4efa72e07f59a4980637bc052817efc8fec86fa7c5facb6fdcd2396e8",
+        2_183_128,
+    ),
 )
 resnet18_normal_fp = register_twin("cifar10/resnet18_normal_1w1a", paper=(0.930,))
