@@ -494,7 +494,7 @@ def test_a_network_inside_another(path):
     x = images(inner)
     assert np.array_equal(wrapped(x), inner(x))
     twice = tf.keras.Model(inputs, wrapped(inputs) + small()(inputs))
-    with pytest.raises(ValueError, match="two layers"):
+    with pytest.raises(ValueError, match="is twice in the model"):
         save_weights(twice, path)
 
 
