@@ -9,7 +9,6 @@ A run that was stopped is resumed when the same command is given again. Every fi
 and every argument of a network is a flag of its own name; what is not given is the recipe's.
 """
 
-import dataclasses
 import os
 from pathlib import Path
 import sys
@@ -19,7 +18,7 @@ __drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is impo
 from absl import app, flags, logging
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, evaluation, training
-from irnet_tf.description import attach, classes_of, describe
+from irnet_tf.description import classes_of
 from irnet_tf.training import flags as flags_of
 from irnet_tf.training.cluster import STRATEGIES
 from irnet_tf.training.past import read_past
@@ -95,7 +94,7 @@ def main(argv):
 
     arguments = {"num_classes": images.num_classes, **arguments}
     result = training.train(
-        lambda: load(entry, weights, arguments),
+        lambda: zoo.load(name, weights, **arguments),
         images,
         recipe,
         output_dir(),
@@ -146,13 +145,6 @@ def of_file(path):
     return known.network, {k: v for k, v in (known.recipe or {}).items() if k == "data"}
 
 
-def load(entry, weights, arguments):
-    """The network of an entry, which says of itself what it began with."""
-    model = zoo.load(entry.name, weights, **arguments)
-    began_with = flags_of.digest(weights, entry.origin)
-    return attach(model, dataclasses.replace(describe(model), began_with=began_with))
-
-
 def evaluate_run(past):
     """The weights of a run, on its own data; flags that say otherwise are refused."""
     past.check({name: FLAGS[name].value for name in FLAGS if FLAGS[name].present})
@@ -188,7 +180,7 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
         strategy.scope(),
         workers.noticing_lost_workers(),
     ):
-        model = load(entry, weights, arguments)
+        model = zoo.load(entry.name, weights, **arguments)
         images.check_classes(classes_of(model))
         result = training.evaluate(model, images)
     if workers.is_chief:

@@ -11,6 +11,7 @@ import sys
 import time
 
 from irnet_tf import data, evaluation, training
+from irnet_tf._compat import layers_from_zero
 from irnet_tf.description import BUILDERS, Description, attach, describe
 from irnet_tf.models import cifar_resnet
 from irnet_tf.quantizers import LibraPB
@@ -347,7 +348,8 @@ def test_layers_without_names_are_found_again(tmp_path, monkeypatch):
     first, second = (zoo.load(tmp_path / "final.safetensors") for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    body = own()  # made outside, so that its names are taken
+    with layers_from_zero():
+        body = own()  # made outside, so that its names are taken
 
     def on_body():
         return attach(tf.keras.Model(body.input, tf.keras.layers.Dense(3)(body.output)), said)

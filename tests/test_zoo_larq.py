@@ -216,6 +216,11 @@ def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
     with pytest.raises(ValueError, match="kernel_quantizer"):
         zoo.load("larq_zoo/BiRealNet", **IR_NET)
     plain = zoo.load("larq_zoo/BiRealNet")
+    assert (
+        describe(plain).began_with
+        == describe(tuned).began_with
+        == zoo.info("larq_zoo/BiRealNet").origin
+    )  # so that a training does not take them for random
     image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3)).astype(np.uint8)
     probabilities = plain(zoo.preprocess_input(image, plain), training=False).numpy()[0]
     [found] = zoo.predict(plain, image)

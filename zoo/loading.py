@@ -183,11 +183,15 @@ def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
     """A network with weights that are not ours."""
     _refuse(entry.name, arguments, entry.description)
     model = entry.pretrained()
-    changes = {"network": entry.name, "preprocessing": entry.preprocessing}
+    changes = {
+        "network": entry.name,
+        "preprocessing": entry.preprocessing,
+        "began_with": entry.origin,
+    }
     attach(model, dataclasses.replace(describe(model) or entry.description, **changes))
     if _has_head(model, arguments) and arguments.keys() <= {*_HEAD}:
         return model
-    return _rebuilt(model, entry.description, arguments, None)
+    return _rebuilt(model, entry.description, arguments, entry.origin)
 
 
 def _has_head(model, arguments):
@@ -196,7 +200,7 @@ def _has_head(model, arguments):
     return arguments.get("include_top", True) and arguments.get("num_classes", classes) == classes
 
 
-def _rebuilt(model, description, arguments, sha256):
+def _rebuilt(model, description, arguments, began_with):
     """The network as the arguments ask for it, with the model's weights."""
     other = _build(description, arguments)
     known = describe(other)  # not of one on an input_tensor
@@ -218,7 +222,7 @@ def _rebuilt(model, description, arguments, sha256):
             )
         layer.set_weights(values)
     if known is not None:
-        attach(other, dataclasses.replace(known, began_with=sha256))
+        attach(other, dataclasses.replace(known, began_with=began_with))
     return other
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import hashlib
 import inspect
-import os
-from pathlib import Path
 import re
 
 from absl import flags
@@ -129,20 +126,6 @@ def choose_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
     if name not in recipes:
         raise ValueError(f"unknown recipe {name!r}; {nearest(name, recipes)}")
     return recipes[name]
-
-
-def digest(weights: str | os.PathLike | None, pretrained: str | None) -> str | None:
-    """SHA-256 of the weights that a network begins with, or whose they are.
-
-    Args:
-        weights: path of a weights file; `"pretrained"`; None: random weights, which have none.
-        pretrained: the digest of the zoo's file, or whose its weights are.
-    """
-    if weights is None:
-        return None
-    if weights == "pretrained":
-        return pretrained
-    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
 
 
 def _kind(name: str, parameter: inspect.Parameter) -> str:

@@ -1,4 +1,7 @@
-"""Batch norm on several devices: each by itself, as the authors had it, or over all of them."""
+"""Models for one device or several: making them, and their batch norms.
+
+Each device has its own statistics, as the authors had it, or all have the same.
+"""
 
 from __future__ import annotations
 
