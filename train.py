@@ -18,11 +18,11 @@ __drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is impo
 from absl import app, flags, logging
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, evaluation, training
-from irnet_tf.description import classes_of
+from irnet_tf.model_config import classes_of
 from irnet_tf.training import flags as flags_of
 from irnet_tf.training.cluster import STRATEGIES
 from irnet_tf.training.past import read_past
-from irnet_tf.training.run_folder import RunFolder
+from irnet_tf.training.run_dir import RunFolder
 import zoo
 from zoo.loading import describe_network
 
@@ -73,7 +73,7 @@ def main(argv):
     name, said = of_file(FLAGS.weights) if alone else (FLAGS.model, {})
     entry = zoo.info(name)
     recipe = flags_of.choose_recipe(FLAGS.recipe, entry.recipes)
-    recipe = flags_of.changed(recipe, {**said, **flags_of.given(FLAGS, RECIPE)})
+    recipe = flags_of.replace(recipe, {**said, **flags_of.given(FLAGS, RECIPE)})
     arguments = flags_of.given(FLAGS, NETWORK)
     flags_of.check_network(name, entry.builder, arguments)
     folder.check_it_can_be_one()
@@ -150,7 +150,7 @@ def evaluate_run(past):
     past.check({name: FLAGS[name].value for name in FLAGS if FLAGS[name].present})
     recipe = past.recipe
     if FLAGS.mixed_precision:
-        recipe = flags_of.changed(recipe, {"mixed_precision": FLAGS.mixed_precision})
+        recipe = flags_of.replace(recipe, {"mixed_precision": FLAGS.mixed_precision})
     strategy = training.make_strategy(FLAGS.strategy)
     weights = FLAGS.weights or RunFolder(output_dir()).best
     unreadable = past.flags.get("unreadable", "stop")

@@ -25,10 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NNCF_TELEMETRY", "0")
 
 from irnet_tf import data, export  # noqa: E402
-from irnet_tf._machine import processor  # noqa: E402
-from irnet_tf.description import describe  # noqa: E402
+from irnet_tf._utils import processor  # noqa: E402
 from irnet_tf.export import lce, openvino  # noqa: E402
 from irnet_tf.export.rewrite import float_twin, trace  # noqa: E402
+from irnet_tf.model_config import get_model_config  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import zoo  # noqa: E402
@@ -81,7 +81,7 @@ def parser():
 
 def calibration_images(model, data_dir, count=64):
     """(normalised images, what they are)."""
-    preprocessing = describe(model).preprocessing
+    preprocessing = get_model_config(model).preprocessing
     if data_dir is None:
         shape = (count, *model.input_shape[1:])
         return np.random.default_rng(0).standard_normal(shape).astype(np.float32), "noise"

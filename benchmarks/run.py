@@ -164,7 +164,7 @@ def alone(function, *arguments):
 
 def facts(options):
     """Date, machine and versions of what is measured."""
-    from irnet_tf._machine import processor
+    from irnet_tf._utils import processor
     from irnet_tf.training.identity import versions
     import tensorflow as tf
 

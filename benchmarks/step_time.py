@@ -17,7 +17,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import irnet_tf  # noqa: F401, before TensorFlow
-from irnet_tf.training import Recipe, compile
+from irnet_tf.training import Recipe
 import numpy as np
 import tensorflow as tf
 import zoo

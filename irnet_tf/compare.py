@@ -19,9 +19,9 @@ from pathlib import Path
 import statistics
 import sys
 
-from irnet_tf import _figures
-from irnet_tf._files import write_atomically
+from irnet_tf import plotting
 from irnet_tf._runs import Run, find_runs, read_run
+from irnet_tf._utils import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
 
     A line is the mean over seeds, its band goes from the lowest to the highest.
     """
-    figure = _figures.new(11, 4.6 + 0.22 * len(groups))
+    figure = plotting.new(11, 4.6 + 0.22 * len(groups))
     if title:
         figure.suptitle(title)
     accuracy, loss = figure.subplots(1, 2)
@@ -164,14 +164,14 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     accuracy.set_ylabel("test accuracy, %")
     loss.set_ylabel("training loss, nats (log scale)")
     loss.set_yscale("log")
-    _figures.plain_log_ticks(loss.yaxis)
+    plotting.plain_log_ticks(loss.yaxis)
     for axes in (accuracy, loss):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     handles, names = accuracy.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", frameon=False, handlelength=4)
-    return _figures.save(figure, path)
+    return plotting.save(figure, path)
 
 
 def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
@@ -218,7 +218,7 @@ def _curve(axes, group, column, factor, i, label):
     values = [
         [factor * r.rows[e][column] for r in group.runs if e < len(r.rows)] for e in range(length)
     ]
-    style = _figures.style(i)
+    style = plotting.style(i)
     axes.plot(
         epochs,
         [statistics.mean(v) for v in values],

@@ -19,11 +19,11 @@ import json
 import os
 from pathlib import Path
 
-from irnet_tf import _figures
 from irnet_tf import data as data_module
-from irnet_tf._files import write_atomically
-from irnet_tf.description import classes_of, describe
+from irnet_tf import plotting
+from irnet_tf._utils import write_atomically
 from irnet_tf.layers import check_takes_normalised_images
+from irnet_tf.model_config import classes_of, get_model_config
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
@@ -120,7 +120,7 @@ def predict(
     """
     if preprocessing is None:
         check_takes_normalised_images(model)
-    known = describe(model)
+    known = get_model_config(model)
     preprocessing = preprocessing or (known and known.preprocessing)
     if preprocessing is None:
         raise ValueError("it is not known what images the network expects; give preprocessing")
@@ -205,7 +205,7 @@ def draw_confusion(classes, matrix: np.ndarray, path, title: str = "") -> list[P
     """The confusion matrix, each row in % of the class's images."""
     count = len(classes)
     side = min(12, 3 + 0.5 * count)
-    figure = _figures.new(side + 1, side)
+    figure = plotting.new(side + 1, side)
     axes = figure.subplots()
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     mesh = axes.imshow(share, cmap="Greys", vmin=0, vmax=100)
@@ -221,18 +221,18 @@ def draw_confusion(classes, matrix: np.ndarray, path, title: str = "") -> list[P
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(title)
-    return _figures.save(figure, path)
+    return plotting.save(figure, path)
 
 
 def draw_calibration(predictions: Predictions, path, title: str = "") -> list[Path]:
     """Accuracy over confidence, and how many images there are of each confidence."""
     count, confidence, accuracy = predictions.calibration()
     error = predictions.summary()["expected_calibration_error"]
-    figure = _figures.new(6.5, 6.5)
+    figure = plotting.new(6.5, 6.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     above.plot([0, 100], [0, 100], color="0.5", linestyle="--", label="as sure as right")
     known = count > 0
-    above.plot(100 * confidence[known], 100 * accuracy[known], label="network", **_figures.style(0))
+    above.plot(100 * confidence[known], 100 * accuracy[known], label="network", **plotting.style(0))
     above.set_ylabel("accuracy, %")
     above.set_title(f"{title}\nexpected calibration error {100 * error:.1f} %")
     above.legend(frameon=False)
@@ -243,14 +243,14 @@ def draw_calibration(predictions: Predictions, path, title: str = "") -> list[Pa
     for axes in (above, below):
         axes.set_xlim(0, 100)
         axes.grid(alpha=0.3)
-    return _figures.save(figure, path)
+    return plotting.save(figure, path)
 
 
 def draw_mistakes(predictions: Predictions, path, title: str = "") -> list[Path]:
     """The mistaken images whose true class the network held for least probable."""
     columns = min(5, len(predictions.worst))
     rows = -(-len(predictions.worst) // columns)
-    figure = _figures.new(2.1 * columns + 0.4, 2.6 * rows + 0.8)
+    figure = plotting.new(2.1 * columns + 0.4, 2.6 * rows + 0.8)
     figure.suptitle(f"{title}\nworst mistakes: what it is, what it was taken for, how surely")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
@@ -262,7 +262,7 @@ def draw_mistakes(predictions: Predictions, path, title: str = "") -> list[Path]
             for label in (predictions.labels[i], predictions.predicted[i])
         )
         axes.set_title(f"{true}\n{taken}, {100 * predictions.confidence[i]:.0f} %", fontsize=10)
-    return _figures.save(figure, path)
+    return plotting.save(figure, path)
 
 
 def _classes_csv(classes, matrix):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irnet_tf._fuse import fused_on_cpu
+from irnet_tf._compat import fused_on_cpu
 from irnet_tf.preprocessing import Preprocessing
 import larq as lq
 from larq.utils import register_keras_custom_object

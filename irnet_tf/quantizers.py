@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import math
 
-from irnet_tf._compat import LarqQuantizer, layer_being_called, variables_as_they_are
-from irnet_tf._fuse import fused_on_cpu
+from irnet_tf._compat import LarqQuantizer, fused_on_cpu, layer_being_called, variables_as_they_are
 import larq as lq
 from larq.utils import register_alias, register_keras_custom_object
 import numpy as np

@@ -16,7 +16,7 @@ import signal
 import sys
 import traceback
 
-from irnet_tf.training.run_folder import FIELDS
+from irnet_tf.training.run_dir import FIELDS
 import tensorflow as tf
 
 from tests.tiny import tiny_train

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 from irnet_tf import analysis
 from irnet_tf.analysis import __main__ as command
-from irnet_tf.description import Description, attach
+from irnet_tf.model_config import ModelConfig, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 import larq as lq
 import numpy as np
@@ -138,7 +138,9 @@ def test_what_cannot_be_known_is_left_out(rng):
 
 def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rng):
     model = network(rng.normal(size=(3, 3, 3, 4)), side=32)
-    attach(model, Description("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3)))
+    set_model_config(
+        model, ModelConfig("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3))
+    )
     monkeypatch.setattr(command, "_by_name", lambda name: model)
     command.main(["some/name", "--data=digits", "--images=70", f"--out={tmp_path}"])
     printed = capsys.readouterr().out
@@ -158,7 +160,9 @@ def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rn
 
 def test_as_many_images_as_asked_for_also_of_a_folder(tmp_path, rng):
     model = network(rng.normal(size=(3, 3, 3, 4)), side=32)
-    attach(model, Description("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3)))
+    set_model_config(
+        model, ModelConfig("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3))
+    )
     for part in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / part).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / part / "1.png")

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 from irnet_tf.preprocessing import CIFAR10
 import numpy as np
 from PIL import Image
@@ -65,9 +65,11 @@ def test_fine_tuning_in_ten_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code.replace("epochs=10", "epochs=1"), {})
     tuned = zoo.load("mine.safetensors")
-    assert tuned.output_shape == (None, 3) and describe(tuned).network.startswith("cifar10/")
+    assert tuned.output_shape == (None, 3) and get_model_config(tuned).network.startswith(
+        "cifar10/"
+    )
     # As train.py normalises, README's other way: as the network says.
-    assert "CIFAR10.normalise(x)" in code and describe(tuned).preprocessing == CIFAR10
+    assert "CIFAR10.normalise(x)" in code and get_model_config(tuned).preprocessing == CIFAR10
 
 
 def test_tfjob_is_one():

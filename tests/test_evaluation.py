@@ -6,7 +6,7 @@ import re
 
 from irnet_tf import evaluation
 from irnet_tf.data import Data, Split
-from irnet_tf.description import Description, attach
+from irnet_tf.model_config import ModelConfig, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 from PIL import Image
@@ -40,7 +40,7 @@ def case(logits, labels, output="logits", classes=None):
     split = Split(len(labels), read, 4, describe="picture {}".format)
     inputs = tf.keras.layers.Input((4, 4, 3))
     model = tf.keras.Model(inputs, Says(logits)(inputs))
-    attach(model, Description("x", {}, preprocessing=HALF, output=output))
+    set_model_config(model, ModelConfig("x", {}, preprocessing=HALF, output=output))
     return model, Data("things", split, split, classes)
 
 
@@ -145,9 +145,9 @@ def test_a_network_for_other_classes_is_refused(random_case, tmp_path):
     other = Data("others", data.test, data.test, ("a", "b"))
     with pytest.raises(ValueError, match="trained on 7 classes, others has a, b; give"):
         evaluation.report(model, other, tmp_path)
-    attach(model, Description("x", {}, preprocessing=HALF, classes=tuple("gfedcba")))
+    set_model_config(model, ModelConfig("x", {}, preprocessing=HALF, classes=tuple("gfedcba")))
     with pytest.raises(ValueError, match="classes g, f, e, d, c and 2 more, things has a, b, c"):
         evaluation.report(model, data, tmp_path)
-    attach(model, Description("x", {}))
+    set_model_config(model, ModelConfig("x", {}))
     with pytest.raises(ValueError, match="not known what images"):
         evaluation.report(model, data, tmp_path)

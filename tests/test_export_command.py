@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from irnet_tf import export
-from irnet_tf.description import attach, describe
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
     """A file of a network of the zoo with five classes."""
     model = randomise_batch_norm(cifar_resnet(20, num_classes=5))
     known = {"network": NAME, "preprocessing": DIGITS, "classes": tuple("abcde")}
-    attach(model, dataclasses.replace(describe(model), **known))
+    set_model_config(model, dataclasses.replace(get_model_config(model), **known))
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
     save_weights(model, path)
     return path
@@ -131,7 +131,7 @@ def test_the_old_command_points_to_the_new_one():
 
 def test_a_network_outside_the_zoo_is_compared_on_images_of_ones_own(tmp_path):
     model = randomise_batch_norm(cifar_resnet(20, num_classes=2))
-    attach(model, dataclasses.replace(describe(model), preprocessing=DIGITS))
+    set_model_config(model, dataclasses.replace(get_model_config(model), preprocessing=DIGITS))
     save_weights(model, tmp_path / "mine.safetensors")
     for name in "ab":
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_a_network_outside_the_zoo_is_compared_on_images_of_ones_own(tmp_path):
     loaded = command._load(options)
     images, labels, words = command._test_images(loaded, options)
     assert words == "test images of images" and 0 < len(images) == len(labels) < 18
-    attach(loaded, dataclasses.replace(describe(loaded), preprocessing=None))
+    set_model_config(loaded, dataclasses.replace(get_model_config(loaded), preprocessing=None))
     assert "does not say what it expects" in command._test_images(loaded, options)[2]
 
 

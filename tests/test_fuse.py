@@ -1,7 +1,7 @@
 """Elementwise parts that are compiled on a CPU compute what they compute uncompiled."""
 
 import irnet_tf
-from irnet_tf._fuse import fused_on_cpu
+from irnet_tf._compat import fused_on_cpu
 from irnet_tf.layers import HardTanh, OptionAShortcut, hard_tanh
 from irnet_tf.models import cifar_resnet
 import numpy as np

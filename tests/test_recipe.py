@@ -4,7 +4,7 @@ import dataclasses
 
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.training import Recipe
-from irnet_tf.training.groups import decays_and_rates, scale_residual_branches
+from irnet_tf.training.groups import decays_and_rates, init_residual_gammas
 import pytest
 
 RECIPE = Recipe("digits", epochs=2, batch_size=4, learning_rate=0.1)
@@ -19,8 +19,8 @@ RECIPE = Recipe("digits", epochs=2, batch_size=4, learning_rate=0.1)
         ({"weight_decay": 1e39}, "weight_decay"),
         ({"weight_decay": float("nan")}, "weight_decay"),
         ({"binary_weight_decay": -1.0}, "binary_weight_decay must be at least 0"),
-        ({"classifier_rate": 0.0}, "classifier_rate"),
-        ({"residual_gamma": -0.3}, "residual_gamma"),
+        ({"classifier_lr_scale": 0.0}, "classifier_lr_scale"),
+        ({"residual_gamma_init": -0.3}, "residual_gamma_init"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
         ({"mixed_precision": "bfloat16"}, "mixed_precision must be one of"),
         ({"schedule": "exponential"}, "schedule must be one of"),
@@ -35,31 +35,31 @@ def test_values_out_of_range_are_named(change, says):
 
 
 def test_a_linear_rate_falls_linearly():
-    rate = RECIPE.changed(schedule="linear").learning_rate_schedule(steps_per_epoch=50)
+    rate = RECIPE.replace(schedule="linear").learning_rate_schedule(steps_per_epoch=50)
     assert [float(rate(step)) for step in (0, 25, 100)] == pytest.approx([0.1, 0.075, 0.0])
 
 
 def test_the_warm_up_begins_where_it_is_told_to_or_follows_the_rate():
-    recipe = dataclasses.replace(RECIPE, warmup=0.1, warmup_from=0.02, scale_rate=True)
+    recipe = dataclasses.replace(RECIPE, warmup=0.1, warmup_start_lr=0.02, scale_lr_with_batch=True)
     for change, rate, start in (
         ({"batch_size": 8}, 0.2, 0.04),
-        ({"batch_size": 8, "warmup_from": 0.01}, 0.2, 0.01),
+        ({"batch_size": 8, "warmup_start_lr": 0.01}, 0.2, 0.01),
         ({"batch_size": 8, "learning_rate": 0.05}, 0.05, 0.01),
-        ({"warmup_from": 0.03}, 0.1, 0.03),
+        ({"warmup_start_lr": 0.03}, 0.1, 0.03),
     ):
-        changed = recipe.changed(**change)
-        assert (changed.learning_rate, changed.warmup_from) == pytest.approx((rate, start))
+        changed = recipe.replace(**change)
+        assert (changed.learning_rate, changed.warmup_start_lr) == pytest.approx((rate, start))
 
 
 def test_activations_have_a_sharpness_of_their_own_if_asked_for():
     assert RECIPE.activation_ede == RECIPE.ede
-    assert RECIPE.changed(activation_t_max=3.0).activation_ede(1.0) == pytest.approx(3.0)
-    assert RECIPE.changed(activation_t_max=3.0).ede(1.0) == pytest.approx(10.0)
+    assert RECIPE.replace(activation_t_max=3.0).activation_ede(1.0) == pytest.approx(3.0)
+    assert RECIPE.replace(activation_t_max=3.0).ede(1.0) == pytest.approx(10.0)
 
 
 def test_binary_kernels_batch_norms_and_the_classifier_can_be_treated_apart():
-    recipe = RECIPE.changed(
-        binary_weight_decay=0.5, batch_norm_weight_decay=0.25, classifier_rate=0.1
+    recipe = RECIPE.replace(
+        binary_weight_decay=0.5, batch_norm_weight_decay=0.25, classifier_lr_scale=0.1
     )
     groups = decays_and_rates(vgg_small(), recipe)
     assert groups["conv1/kernel:0"] == (0.5, 1.0)
@@ -89,7 +89,7 @@ def test_binary_kernels_batch_norms_and_the_classifier_can_be_treated_apart():
 )
 def test_batch_norms_at_the_end_of_residual_branches_begin_smaller(model, expected):
     model = model()
-    assert set(scale_residual_branches(model, 0.3)) == expected
+    assert set(init_residual_gammas(model, 0.3)) == expected
     for layer in model.layers:
         if hasattr(layer, "gamma"):
             begins = 0.3 if layer.name in expected else 1.0

@@ -18,7 +18,7 @@ from tests.tiny import PREPROCESSING, RECIPE, tiny_data, tiny_network, tiny_trai
 
 
 def test_cosine_rate():
-    rate = RECIPE.changed(epochs=4, learning_rate=0.1).learning_rate_schedule(25)
+    rate = RECIPE.replace(epochs=4, learning_rate=0.1).learning_rate_schedule(25)
     for step in (0, 1, 50, 99):
         expected = 0.05 * (1 + np.cos(np.pi * step / 100))
         assert float(rate(step)) == pytest.approx(expected, abs=1e-7)
@@ -41,9 +41,9 @@ def test_imagenet_rate_is_the_published_one():
     }
     for step, expected in published.items():
         assert float(rate(step)) == pytest.approx(expected, rel=1e-4), step
-    half = recipe.changed(batch_size=1024)
-    assert (half.learning_rate, half.warmup_from) == pytest.approx((0.4, 0.1))
-    assert recipe.changed(batch_size=1024, learning_rate=0.3).learning_rate == 0.3
+    half = recipe.replace(batch_size=1024)
+    assert (half.learning_rate, half.warmup_start_lr) == pytest.approx((0.4, 0.1))
+    assert recipe.replace(batch_size=1024, learning_rate=0.3).learning_rate == 0.3
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_imagenet_rate_is_the_published_one():
 )
 def test_bad_recipes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        RECIPE.changed(**changes)
+        RECIPE.replace(**changes)
 
 
 # ---- the step ----------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_fit_is_sgd_with_momentum_and_l2_decay_of_every_parameter(
     float64, probabilities, regularizer
 ):
     """By hand, of logits or of probabilities, with a regularizer of the network's own or none."""
-    recipe = RECIPE.changed(weight_decay=0.01, schedule="step")
+    recipe = RECIPE.replace(weight_decay=0.01, schedule="step")
     model = tiny_network(probabilities, regularizer)
     images, labels = batch_of()
     start = model.get_weights()
@@ -106,7 +106,7 @@ def test_fit_is_sgd_with_momentum_and_l2_decay_of_every_parameter(
 
     expected = sgd_by_hand(model, recipe, loss)
     model.set_weights(start)
-    training.compile(model, recipe, steps_per_epoch=10)
+    training.compile_model(model, recipe, steps_per_epoch=10)
     model.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
     for variable, value in zip(model.trainable_variables, expected):
         np.testing.assert_allclose(variable, value, rtol=1e-6, atol=1e-9, err_msg=variable.name)
@@ -114,8 +114,8 @@ def test_fit_is_sgd_with_momentum_and_l2_decay_of_every_parameter(
 
 @pytest.mark.parametrize("kind", ["keras", "h5", "saved_model"])
 def test_a_compiled_model_that_keras_saved_can_be_loaded(tmp_path, kind):
-    recipe = RECIPE.changed(binary_weight_decay=0.0)
-    model = training.compile(tiny_network(), recipe, 3)
+    recipe = RECIPE.replace(binary_weight_decay=0.0)
+    model = training.compile_model(tiny_network(), recipe, 3)
     images, labels = batch_of()
     model.fit(images, labels, verbose=0)
     path = tmp_path / ("model" if kind == "saved_model" else f"model.{kind}")
@@ -142,7 +142,7 @@ def test_single_variables_have_decays_and_rates_of_their_own():
 
 
 def test_metrics_are_of_all_images_whatever_the_batches(tmp_path):
-    model = training.compile(tiny_network(), RECIPE, 3)
+    model = training.compile_model(tiny_network(), RECIPE, 3)
     assert list(metrics_of(model)) == ["loss", "accuracy", "top5"]
     images, labels = batch_of(11)
     model.evaluate(images.astype("float32"), labels, batch_size=4, verbose=0)
@@ -182,7 +182,7 @@ def test_large_images_are_evaluated_in_small_batches(monkeypatch):
 
 
 def test_a_network_that_gives_probabilities_is_trained_as_one_that_gives_logits(tmp_path):
-    recipe = RECIPE.changed(epochs=1)
+    recipe = RECIPE.replace(epochs=1)
     results = [
         tiny_train(tmp_path / str(p), recipe, lambda p=p: tiny_network(probabilities=p))
         for p in (False, True)
@@ -198,8 +198,8 @@ def test_mixed_precision_trains_float32_weights_and_is_given_back(tmp_path, poli
         models.append(tiny_network())
         return models[-1]
 
-    recipe = RECIPE.changed(epochs=1)
-    result = tiny_train(tmp_path / "half", recipe.changed(mixed_precision=policy), build)
+    recipe = RECIPE.replace(epochs=1)
+    result = tiny_train(tmp_path / "half", recipe.replace(mixed_precision=policy), build)
     assert 0 < result["final"]["loss"] < 10
     assert {w.dtype for w in models[0].trainable_variables} == {tf.float32}
     assert models[0].get_layer("conv2").compute_dtype == policy.removeprefix("mixed_")

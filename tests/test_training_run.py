@@ -12,10 +12,10 @@ import time
 
 from irnet_tf import data, evaluation, training
 from irnet_tf._compat import layers_from_zero
-from irnet_tf.description import BUILDERS, Description, attach, describe
+from irnet_tf.model_config import BUILDERS, ModelConfig, get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
 from irnet_tf.quantizers import LibraPB
-from irnet_tf.training.run_folder import FIELDS, RunFolder
+from irnet_tf.training.run_dir import FIELDS, RunFolder
 from irnet_tf.weights import load_weights, save_weights
 import numpy as np
 import pytest
@@ -91,14 +91,14 @@ def test_a_folder_with_another_run_is_refused_unless_overwritten(finished, tmp_p
     with pytest.raises(ValueError, match="holds another run.*seed: 0 there, 5 asked for"):
         tiny_train(folder, seed=5)
     with pytest.raises(ValueError, match="recipe.epochs: 2 there, 1 asked for"):
-        tiny_train(folder, RECIPE.changed(epochs=1))
+        tiny_train(folder, RECIPE.replace(epochs=1))
     with pytest.raises(ValueError, match="holds this run already"):
         tiny_train(folder, resume=False)
     other = tmp_path / "run"
     shutil.copytree(folder, other)
     (other / "mine.txt").write_text("kept")
     (other / "checkpoints" / "mine.txt").write_text("kept")
-    tiny_train(other, RECIPE.changed(epochs=1), seed=1, overwrite=True)
+    tiny_train(other, RECIPE.replace(epochs=1), seed=1, overwrite=True)
     assert (other / "mine.txt").read_text() == "kept"
     assert (other / "checkpoints" / "mine.txt").read_text() == "kept"
     assert json.loads((other / "config.json").read_text())["identity"]["seed"] == 1
@@ -109,16 +109,18 @@ def test_other_weights_to_begin_with_make_another_run(tmp_path):
     """In a folder that was finished, too: the old result is not theirs."""
     import dataclasses
 
-    from irnet_tf.description import attach, describe
+    from irnet_tf.model_config import get_model_config, set_model_config
 
     def begun_with(digest):
         def build():
             model = tiny_network()
-            return attach(model, dataclasses.replace(describe(model), began_with=digest))
+            return set_model_config(
+                model, dataclasses.replace(get_model_config(model), began_with=digest)
+            )
 
         return build
 
-    recipe = RECIPE.changed(epochs=1)
+    recipe = RECIPE.replace(epochs=1)
     tiny_train(tmp_path, recipe)
     config = (tmp_path / "config.json").read_bytes()
     with pytest.raises(ValueError, match="began_with: None there, 'abc' asked for"):
@@ -132,7 +134,7 @@ def test_a_run_of_an_earlier_version_with_a_quantizer_given_as_an_object(tmp_pat
     def make():
         return cifar_resnet(20, kernel_quantizer=LibraPB(), input_shape=(8, 8, 3), num_classes=3)
 
-    recipe = RECIPE.changed(epochs=1)
+    recipe = RECIPE.replace(epochs=1)
     tiny_train(tmp_path, recipe, make, preprocessing=PREPROCESSING)
     config = json.loads((tmp_path / "config.json").read_text())
     quantizer = config["identity"]["arguments"]["kernel_quantizer"]["config"]
@@ -168,7 +170,7 @@ def test_a_path_through_a_file_is_refused_before_anything_is_made(tmp_path):
         with pytest.raises(ValueError, match="file' is not a folder"):
             tiny_train(path)
     with pytest.raises(ValueError, match="larger than the 24 training images"):
-        tiny_train(tmp_path / "run", RECIPE.changed(batch_size=25))
+        tiny_train(tmp_path / "run", RECIPE.replace(batch_size=25))
     assert not (tmp_path / "run").exists()
 
 
@@ -187,15 +189,15 @@ def test_callbacks_are_called_as_in_fit(tmp_path):
         def on_epoch_end(self, epoch, logs=None):
             seen.append(("end", epoch, sorted(logs)))
 
-    tiny_train(tmp_path, RECIPE.changed(epochs=1), callbacks=[Note()])
+    tiny_train(tmp_path, RECIPE.replace(epochs=1), callbacks=[Note()])
     names = {"loss", "accuracy", "val_loss", "val_accuracy", "val_top5", "ede_t", "ede_k"}
     assert seen[0] == ("begin", 0) and seen[1][:2] == ("end", 0) and names <= set(seen[1][2])
 
 
 def test_run_outputs_of_fit(tmp_path):
-    model = training.compile(tiny_network(), RECIPE, 3)
+    model = training.compile_model(tiny_network(), RECIPE, 3)
     x, y = tiny_data().test.read(tf.range(24))
-    outputs = training.RunOutputs(tmp_path, batch_size=8, title="fit")
+    outputs = training.RunLogger(tmp_path, batch_size=8, title="fit")
     model.fit(
         PREPROCESSING.normalise(x), y, batch_size=8, epochs=2, verbose=0,
         validation_data=(PREPROCESSING.normalise(x), y), callbacks=[outputs],
@@ -208,15 +210,15 @@ def test_run_outputs_of_fit(tmp_path):
 
 
 def test_run_outputs_of_a_fit_that_stops_early_or_has_no_test(tmp_path):
-    model = training.compile(tiny_network(), RECIPE, 3)
+    model = training.compile_model(tiny_network(), RECIPE, 3)
     x, y = tiny_data().test.read(tf.range(24))
     x = PREPROCESSING.normalise(x)
     with pytest.warns(UserWarning, match="lack val_accuracy, .* give fit validation_data"):
-        model.fit(x, y, verbose=0, callbacks=[training.RunOutputs(tmp_path / "untested")])
+        model.fit(x, y, verbose=0, callbacks=[training.RunLogger(tmp_path / "untested")])
     stop = tf.keras.callbacks.EarlyStopping("val_loss", min_delta=1e9)
     model.fit(
         x, y, epochs=9, verbose=0, validation_data=(x, y),
-        callbacks=[stop, training.RunOutputs(tmp_path)],
+        callbacks=[stop, training.RunLogger(tmp_path)],
     )  # fmt: skip
     assert len(RunFolder(tmp_path).read_rows()) == 2
     again = tiny_network()
@@ -266,9 +268,9 @@ def test_a_model_made_for_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not made in the scope of the strategy, Mirrored"):
         tiny_train(tmp_path, model=tiny_network(), strategy=strategy)
     with pytest.raises(ValueError, match="computes in float32, the recipe says bfloat16"):
-        tiny_train(tmp_path, RECIPE.changed(mixed_precision="mixed_bfloat16"), tiny_network())
+        tiny_train(tmp_path, RECIPE.replace(mixed_precision="mixed_bfloat16"), tiny_network())
     assert not list(tmp_path.iterdir())
-    assert tiny_train(tmp_path, RECIPE.changed(epochs=1), tiny_network())["final"]["epoch"] == 1
+    assert tiny_train(tmp_path, RECIPE.replace(epochs=1), tiny_network())["final"]["epoch"] == 1
 
 
 def test_images_are_not_normalised_twice(tmp_path):
@@ -309,7 +311,9 @@ def test_weights_that_could_not_be_kept_are_told_before_training(tmp_path):
 
     def with_block():
         inner = tiny_network()
-        return attach(tf.keras.Model(inner.input, Block()(inner.output)), describe(inner))
+        return set_model_config(
+            tf.keras.Model(inner.input, Block()(inner.output)), get_model_config(inner)
+        )
 
     with pytest.raises(ValueError, match="'block.kernel' is twice .* build it as a Model"):
         tiny_train(tmp_path / "run", model=with_block)
@@ -322,11 +326,11 @@ def test_a_network_of_the_zoo_is_no_random_beginning(tmp_path):
     digits = data.load("digits")
     few = dataclasses.replace(digits.train, num_examples=8)
     digits = dataclasses.replace(digits, train=few, test=few)
-    recipe = RECIPE.changed(epochs=1)
+    recipe = RECIPE.replace(epochs=1)
     training.train(lambda: zoo.load(name), digits, recipe, tmp_path)
     sha256 = zoo.info(name).weights.sha256
     assert json.loads((tmp_path / "config.json").read_text())["identity"]["began_with"] == sha256
-    assert describe(zoo.load(tmp_path / "final.safetensors")).began_with == sha256
+    assert get_model_config(zoo.load(tmp_path / "final.safetensors")).began_with == sha256
     with pytest.raises(ValueError, match="began_with"):
         training.train(lambda: zoo.load(name, None), digits, recipe, tmp_path)
 
@@ -339,12 +343,12 @@ def test_layers_without_names_are_found_again(tmp_path, monkeypatch):
         x = tf.keras.layers.Conv2D(4, 3)(inputs)
         x = tf.keras.layers.GlobalAveragePooling2D()(x)
         model = tf.keras.Model(inputs, tf.keras.layers.Dense(num_classes)(x))
-        return attach(model, Description("unnamed", {}, preprocessing=PREPROCESSING))
+        return set_model_config(model, ModelConfig("unnamed", {}, preprocessing=PREPROCESSING))
 
     monkeypatch.setitem(BUILDERS, "unnamed", own)
     own()
-    tiny_train(tmp_path, RECIPE.changed(epochs=1), own)
-    assert tiny_train(tmp_path, RECIPE.changed(epochs=1), own)["final"]["epoch"] == 1
+    tiny_train(tmp_path, RECIPE.replace(epochs=1), own)
+    assert tiny_train(tmp_path, RECIPE.replace(epochs=1), own)["final"]["epoch"] == 1
     first, second = (zoo.load(tmp_path / "final.safetensors") for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -352,10 +356,12 @@ def test_layers_without_names_are_found_again(tmp_path, monkeypatch):
         body = own()  # made outside, so that its names are taken
 
     def on_body():
-        return attach(tf.keras.Model(body.input, tf.keras.layers.Dense(3)(body.output)), said)
+        return set_model_config(
+            tf.keras.Model(body.input, tf.keras.layers.Dense(3)(body.output)), said
+        )
 
-    said = describe(body)
-    tiny_train(tmp_path / "on_body", RECIPE.changed(epochs=1), on_body)
+    said = get_model_config(body)
+    tiny_train(tmp_path / "on_body", RECIPE.replace(epochs=1), on_body)
 
 
 def test_an_unreadable_image_is_named_when_it_is_met_or_skipped_and_counted(tmp_path):
@@ -370,7 +376,7 @@ def test_an_unreadable_image_is_named_when_it_is_met_or_skipped_and_counted(tmp_
     for broken in (tmp_path / "train/b/2.jpg", tmp_path / "test/a/1.jpg"):
         broken.write_bytes(broken.read_bytes()[:900])  # the header is whole, the picture is not
     images = data.load("digits", str(tmp_path))
-    recipe = RECIPE.changed(batch_size=4)  # the 12 images, in 3 steps
+    recipe = RECIPE.replace(batch_size=4)  # the 12 images, in 3 steps
     with pytest.raises(ValueError, match="train/b/2.jpg"):
         training.train(tiny_network, images, recipe, tmp_path / "run")
     images = data.load("digits", str(tmp_path), unreadable="skip")
@@ -460,7 +466,7 @@ def test_a_run_folder_of_the_first_format_is_resumed(tmp_path):
     for name, value in new.items():
         np.testing.assert_allclose(old[name], value, atol=1e-6, err_msg=name)
     with pytest.raises(ValueError, match="recipe.momentum: 0.9 there, 0.8 asked for"):
-        tiny_train(tmp_path / "old", RECIPE.changed(momentum=0.8))
+        tiny_train(tmp_path / "old", RECIPE.replace(momentum=0.8))
 
 
 def test_metrics_that_were_lost_are_made_again(finished, tmp_path):
@@ -531,10 +537,10 @@ def test_checkpoints_of_another_network_are_refused(tmp_path):
     tiny_train(tmp_path)
     network = tiny_network()
     wider = tf.keras.Model(network.inputs, tf.keras.layers.Dense(3)(network.output))
-    from irnet_tf.description import attach, describe
+    from irnet_tf.model_config import get_model_config, set_model_config
 
     with pytest.raises(ValueError, match="of another network or of another training"):
-        tiny_train(tmp_path, model=attach(wider, describe(network)))
+        tiny_train(tmp_path, model=set_model_config(wider, get_model_config(network)))
 
 
 def test_checkpoints_that_are_a_file_are_refused(tmp_path):

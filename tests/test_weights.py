@@ -7,7 +7,7 @@ import pickle
 
 import irnet_tf
 from irnet_tf import models
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 from irnet_tf.quantizers import libra_pb
 from irnet_tf.weights import file, load_weights, read, read_metadata, save_weights
 import larq as lq
@@ -208,7 +208,7 @@ def test_facts_come_back_with_version_and_makers(trained, path):
     }
     save_weights(trained, path, facts)
     found = read_metadata(path)
-    assert found.pop("description") == describe(trained).to_dict()
+    assert found.pop("description") == get_model_config(trained).to_dict()
     assert found == load_weights(RESNET20(), path).metadata
     assert found.pop("format_version") == 1
     assert found.pop("created_with").keys() == {"irnet_tf", "tensorflow", "larq"}

@@ -6,7 +6,7 @@ import json
 import re
 
 import irnet_tf
-from irnet_tf.description import BUILDERS, Description, attach, register_builder
+from irnet_tf.model_config import BUILDERS, ModelConfig, register_builder, set_model_config
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import file, save_weights
 import larq as lq
@@ -26,12 +26,12 @@ def tiny(units=3, num_classes=4, kernel_quantizer=None):
     )
     x = tf.keras.layers.BatchNormalization(name="bn")(x)
     x = tf.keras.layers.Dense(num_classes, name="fc")(x)
-    said = Description(
+    said = ModelConfig(
         "tiny", {"units": units, "num_classes": num_classes}, classes=tuple("abcd"),
         preprocessing=DIGITS, classifier="fc", seed=1, recipe={"t_max": 10.0},
         data={"name": "x"}, results={"accuracy": 0.5}, training={"epoch": 3},
     )  # fmt: skip
-    return attach(tf.keras.Model(inputs, x), said)
+    return set_model_config(tf.keras.Model(inputs, x), said)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from irnet_tf.description import BUILDERS, Description, attach, describe
+from irnet_tf.model_config import BUILDERS, ModelConfig, get_model_config, set_model_config
 from irnet_tf.models import vgg_small
 from irnet_tf.weights import save_weights
 import numpy as np
@@ -111,14 +111,14 @@ def test_trained_networks_go_on_with_the_sharpness_of_their_training(rng, tmp_pa
     for arguments in ({}, {"num_classes": 3}, {"input_tensor": images}):
         assert sharpness(zoo.load(name, **arguments)) == (3, 3)
     model = zoo.load(name)
-    known = describe(model)
+    known = get_model_config(model)
     cases = [
         ({"activation_t_max": 2.0}, True, (3, 2)),
         ({}, False, (pytest.approx(0.1), pytest.approx(0.1))),
     ]
     for recipe, ede, expected in cases:
         said = {"recipe": {**known.recipe, **recipe}, "training": {**known.training, "ede": ede}}
-        attach(model, dataclasses.replace(known, **said))
+        set_model_config(model, dataclasses.replace(known, **said))
         save_weights(model, tmp_path / "x.safetensors")
         assert sharpness(zoo.load(tmp_path / "x.safetensors")) == expected
 
@@ -171,7 +171,7 @@ def test_a_body_that_ends_in_weights_keeps_them(tmp_path, monkeypatch):
         return tf.keras.Model(images, tf.keras.layers.BatchNormalization(name="norm")(images))
 
     monkeypatch.setitem(BUILDERS, "body", body)
-    model = attach(body(), Description("body", {"include_top": False}))
+    model = set_model_config(body(), ModelConfig("body", {"include_top": False}))
     model.set_weights([w + 2 for w in model.get_weights()])
     save_weights(model, tmp_path / "body.safetensors")
     again = zoo.load(tmp_path / "body.safetensors", include_top=False)

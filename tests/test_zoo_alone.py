@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 from irnet_tf import data, export, training
-from irnet_tf.description import describe
 from irnet_tf.export.lce import Device
+from irnet_tf.model_config import get_model_config
 from irnet_tf.preprocessing import CIFAR10, DIGITS
 import numpy as np
 from PIL import Image
@@ -25,12 +25,12 @@ ALONE = """
 import hashlib, json, sys
 import zoo
 from irnet_tf import data, export, training
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 from irnet_tf.export.lce import Device
 
 name, folder, image = sys.argv[1:]
 model = zoo.load("network.safetensors")
-said = describe(model)
+said = get_model_config(model)
 found = training.evaluate(model, data.load(name, folder or None))
 [[(best, probability)]] = zoo.predict("network.safetensors", image, top=1)
 print(json.dumps({
@@ -92,7 +92,9 @@ def cifar10(_):
 def own_images(request):
     run, folder = request.getfixturevalue("trained_by_a_user")
     name, path = "cifar10/resnet20_bireal_1w1a", run / "best.safetensors"
-    assert describe(zoo.load(path)).results["accuracy"] == result_of(run)["best"]["accuracy"]
+    assert (
+        get_model_config(zoo.load(path)).results["accuracy"] == result_of(run)["best"]["accuracy"]
+    )
     # Normalised as the network is, whatever the images.
     return name, path, zoo.load(name, path), folder, ("blue whale", "red fox"), CIFAR10
 

@@ -109,12 +109,13 @@ def test_the_command_repeats_the_run(name):
     python, *arguments = command(entry).split()
     assert python == "python" and values(arguments) == ["train.py"]
     identity = entry.results["config"]["identity"]
-    recipe = flags_of.changed(entry.recipes[values.recipe], flags_of.given(values, recipe_flags))
+    recipe = flags_of.replace(entry.recipes[values.recipe], flags_of.given(values, recipe_flags))
     repeated = json.loads(json.dumps(dataclasses.asdict(recipe)))
     run = {"mixed_precision": identity["mixed_precision"], **identity["recipe"]}
     assert repeated == {**repeated, **run}
     assert {field for field in repeated if field not in run} <= {
-        "binary_weight_decay", "batch_norm_weight_decay", "classifier_rate", "residual_gamma",
+        "binary_weight_decay", "batch_norm_weight_decay", "classifier_lr_scale",
+        "residual_gamma_init",
         "activation_t_min", "activation_t_max",
     }, "fields that came later, and are at their defaults"  # fmt: skip
     network = {**entry.arguments, **flags_of.given(values, network_flags)}

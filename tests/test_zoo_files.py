@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from irnet_tf import LibraPB
-from irnet_tf.description import attach, describe
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS, IMAGENET
 from irnet_tf.weights import file, load_weights, read, save_weights
@@ -43,8 +43,8 @@ def test_a_file_alone_is_enough(trained, path, x):
     save_weights(trained, path)
     model = zoo.load(path)
     assert np.array_equal(model(x), trained(x))
-    assert describe(model) == describe(trained)
-    said = describe(model)
+    assert get_model_config(model) == get_model_config(trained)
+    said = get_model_config(model)
     assert (said.network, said.classes) == (NAME, tuple("0123456789"))
     assert said.preprocessing == DIGITS
     assert said.results["accuracy"] == pytest.approx(356 / 360)
@@ -56,7 +56,7 @@ def test_a_file_of_a_builder_alone(path, x):
     save_weights(model, path)
     again = zoo.load(path)
     assert np.array_equal(again(x), model(x))
-    assert describe(again) == describe(model)
+    assert get_model_config(again) == get_model_config(model)
     with pytest.raises(ValueError, match="structure is 'normal' in the file, 'bireal' was asked"):
         zoo.load(NAME, path)
     with pytest.raises(ValueError, match="does not say what it expects"):
@@ -105,11 +105,11 @@ def test_quantizers_that_files_of_earlier_versions_state_in_full(path, x):
 
 def test_as_many_classes_as_the_file_has(path, x):
     model = zoo.load(NAME, None, num_classes=3)
-    attach(model, dataclasses.replace(describe(model), classes=("a", "b", "c")))
+    set_model_config(model, dataclasses.replace(get_model_config(model), classes=("a", "b", "c")))
     save_weights(model, path)
     assert np.array_equal(zoo.load(NAME, path)(x), model(x))
     other = zoo.load(path, num_classes=5)
-    assert other.output_shape == (None, 5) and describe(other).classes is None
+    assert other.output_shape == (None, 5) and get_model_config(other).classes is None
 
 
 def test_what_a_file_without_description_lacks(path, tmp_path):
@@ -149,11 +149,14 @@ def test_no_result_is_claimed_for_weights_that_have_changed(path, x):
     assert said.began_with == read(SHIPPED).sha256 and said.classes == tuple("0123456789")
     # Whoever attaches a new description knows what they say.
     results = {"accuracy": 0.5}
-    attach(model, dataclasses.replace(describe(model), results=results))
+    set_model_config(model, dataclasses.replace(get_model_config(model), results=results))
     save_weights(model, path)
     assert read(path).description.results == results
     tuned = zoo.load(NAME, num_classes=3)
-    assert describe(tuned).began_with == read(SHIPPED).sha256 and describe(tuned).results is None
+    assert (
+        get_model_config(tuned).began_with == read(SHIPPED).sha256
+        and get_model_config(tuned).results is None
+    )
 
 
 def test_a_file_for_another_network(path, trained):
@@ -183,7 +186,7 @@ def test_numbers_that_are_not_finite(trained, path, bad):
         file.to_bytes(tensors, None, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file, "check_finite", lambda tensors: None)
-        path.write_bytes(file.to_bytes(tensors, describe(trained), None))
+        path.write_bytes(file.to_bytes(tensors, get_model_config(trained), None))
     before = [w.copy() for w in trained.get_weights()]
     with pytest.raises(ValueError, match="linear.bias holds numbers that are not finite"):
         load_weights(trained, path)
@@ -217,7 +220,7 @@ def test_numbers_that_are_not_finite(trained, path, bad):
     ],
 )
 def test_what_a_strangers_file_may_ask_for(trained, path, arguments):
-    said = describe(trained)
+    said = get_model_config(trained)
     said = dataclasses.replace(said, arguments={**said.arguments, **arguments})
     path.write_bytes(file.to_bytes(read(SHIPPED).tensors, said, None))
     with pytest.raises(ValueError, match="network.safetensors"):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from irnet_tf import set_ede
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 from irnet_tf.weights import packed_size, read, save_weights
 import larq as lq
 import numpy as np
@@ -59,7 +59,7 @@ def test_a_file_alone_rebuilds_them(quantizers, tmp_path, x):
         set_ede(model, 10)  # as a trained network has it
     path = tmp_path / "birealnet.safetensors"
     save_weights(model, path)
-    said = describe(model)
+    said = get_model_config(model)
     assert said.output == "probabilities" and said.classifier == "dense"
     assert read(path).description == said
     other = zoo.load("larq_zoo/QuickNetSmall", None, **SMALL)  # numbers layers of the process
@@ -102,7 +102,7 @@ def test_trained_on_digits_by_train_py(network, quantizers, tmp_path):
         if getattr(layer, "input_quantizer", None)
     }
     assert kinds == {("LibraPB", "EDESign") if quantizers else ("SteSign", "SteSign")}
-    assert describe(model).classes == tuple("0123456789")
+    assert get_model_config(model).classes == tuple("0123456789")
 
 
 @pytest.mark.slow
@@ -178,7 +178,9 @@ def test_arguments():
     with pytest.raises(ValueError, match="did you mean larq_zoo/BiRealNet"):
         zoo.load("larq_zoo/birealnet", None)
     headless = zoo.larq_zoo.BiRealNet(None, include_top=False, input_shape=(32, 32, 3))
-    assert headless.output_shape == (None, 1, 1, 512) and describe(headless).classifier is None
+    assert (
+        headless.output_shape == (None, 1, 1, 512) and get_model_config(headless).classifier is None
+    )
 
 
 def test_weights_without_internet(monkeypatch):
@@ -202,14 +204,14 @@ def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
     tuned = zoo.load("larq_zoo/BiRealNet", num_classes=3)
     [(source, path)] = loaded
     assert path == "x.h5" and source.output_shape == (None, 1000)
-    assert tuned.output_shape == (None, 3) and describe(tuned).classes is None
+    assert tuned.output_shape == (None, 3) and get_model_config(tuned).classes is None
     for layer in tuned.layers:
         if layer.weights and layer.name != "dense":
             for a, b in zip(layer.get_weights(), source.get_layer(layer.name).get_weights()):
                 np.testing.assert_array_equal(a, b)
     other = zoo.load("larq_zoo/BiRealNet", input_shape=(96, 96, 3), name="mine")
     assert (other.name, other.input_shape) == ("mine", (None, 96, 96, 3))
-    assert describe(other).preprocessing.size == 96
+    assert get_model_config(other).preprocessing.size == 96
     source = loaded[-1][0]
     for a, b in zip(other.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -217,8 +219,8 @@ def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
         zoo.load("larq_zoo/BiRealNet", **IR_NET)
     plain = zoo.load("larq_zoo/BiRealNet")
     assert (
-        describe(plain).began_with
-        == describe(tuned).began_with
+        get_model_config(plain).began_with
+        == get_model_config(tuned).began_with
         == zoo.info("larq_zoo/BiRealNet").origin
     )  # so that a training does not take them for random
     image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3)).astype(np.uint8)

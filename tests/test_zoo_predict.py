@@ -4,7 +4,7 @@ import sys
 import warnings
 
 from irnet_tf import data
-from irnet_tf.description import attach, describe
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
 import numpy as np
@@ -123,7 +123,7 @@ def test_its_file_keeps_no_results_of_weights_that_have_changed(tmp_path):
     classifier = raw.layers[-1].get_layer("linear")
     classifier.set_weights([-values for values in classifier.get_weights()])
     save_weights(raw, tmp_path / "changed.safetensors")
-    changed = describe(zoo.load(tmp_path / "changed.safetensors"))
+    changed = get_model_config(zoo.load(tmp_path / "changed.safetensors"))
     assert changed.results is None and changed.began_with == zoo.info(NAME).weights.sha256
 
 
@@ -140,7 +140,9 @@ def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, 
     np.testing.assert_allclose(small, model(DIGITS.normalise(images)), rtol=1e-4, atol=1e-3)
     assert np.mean(large.argmax(1) == labels) > 0.9
     save_weights(raw, tmp_path / "same.safetensors")
-    assert zoo.info(NAME).results and describe(zoo.load(tmp_path / "same.safetensors")).results
+    assert (
+        zoo.info(NAME).results and get_model_config(zoo.load(tmp_path / "same.safetensors")).results
+    )
     raw.save(tmp_path / "raw.keras")
     again = tf.keras.models.load_model(tmp_path / "raw.keras")
     np.testing.assert_array_equal(again.predict(images, verbose=0), small)
@@ -219,13 +221,13 @@ def test_what_is_no_image(model, tmp_path, monkeypatch):
 
 
 def test_a_description_of_one_s_own(digits):
-    from irnet_tf.description import Description
+    from irnet_tf.model_config import ModelConfig
 
     inputs = tf.keras.layers.Input((32, 32, 3))
     x = tf.keras.layers.GlobalAveragePooling2D()(inputs)
-    said = Description("mine", {}, classes=("r", "g", "b"), preprocessing=DIGITS, classifier="c",
+    said = ModelConfig("mine", {}, classes=("r", "g", "b"), preprocessing=DIGITS, classifier="c",
                        output="probabilities")  # fmt: skip
-    model = attach(tf.keras.Model(inputs, tf.keras.layers.Softmax()(x)), said)
+    model = set_model_config(tf.keras.Model(inputs, tf.keras.layers.Softmax()(x)), said)
     red = np.zeros((7, 9, 3), np.uint8)
     red[..., 0] = 255
     [[(name, probability), *_]] = zoo.predict(model, red)

@@ -10,10 +10,10 @@ import time
 
 from irnet_tf import data, training
 from irnet_tf.data import Split
-from irnet_tf.description import Description, attach
+from irnet_tf.model_config import ModelConfig, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
-from irnet_tf.training.run_folder import RunFolder
+from irnet_tf.training.run_dir import RunFolder
 import larq as lq
 import numpy as np
 import tensorflow as tf
@@ -53,7 +53,7 @@ def tiny_network(probabilities=False, regularizer=None, preprocessing=PREPROCESS
     x = tf.keras.layers.GlobalAveragePooling2D(name="pool")(x)
     activation = "softmax" if probabilities else None
     x = tf.keras.layers.Dense(classes, activation, name="fc", dtype=tf.keras.backend.floatx())(x)
-    description = Description(
+    description = ModelConfig(
         "tiny",
         {},
         network="tiny",
@@ -61,7 +61,7 @@ def tiny_network(probabilities=False, regularizer=None, preprocessing=PREPROCESS
         output="probabilities" if probabilities else "logits",
         classifier="fc",
     )
-    return attach(tf.keras.Model(inputs, x), description)
+    return set_model_config(tf.keras.Model(inputs, x), description)
 
 
 def tiny_train(folder, recipe=RECIPE, model=tiny_network, **changes):
@@ -103,7 +103,7 @@ def main():
         training.train(
             tiny_network,
             tiny_data(images),
-            RECIPE.changed(**changes),
+            RECIPE.replace(**changes),
             folder,
             strategy=training.make_strategy(),
             callbacks=[Disturb()],

@@ -61,7 +61,7 @@ def main():
     used = {}
     if flags.fit:
         with training.global_state(0, flags.mixed_precision), strategy.scope():
-            model = training.compile(network(), RECIPE, steps_per_epoch=10)
+            model = training.compile_model(network(), RECIPE, steps_per_epoch=10)
             batches = training.training_batches(model, digits, RECIPE)
             parts = [EDECallback(schedule=RECIPE.ede), training.AverageStatistics(), Remember()]
             model.fit(batches, epochs=1, steps_per_epoch=10, callbacks=parts, verbose=0)
@@ -69,7 +69,7 @@ def main():
         training.train(
             network,
             digits,
-            RECIPE.changed(mixed_precision=flags.mixed_precision),
+            RECIPE.replace(mixed_precision=flags.mixed_precision),
             flags.output_dir,
             strategy=strategy,
             sync_batch_norm=flags.sync_batch_norm,

@@ -8,7 +8,7 @@ import os
 import sys
 
 from irnet_tf import weights as weight_files
-from irnet_tf._checks import nearest
+from irnet_tf._utils import nearest
 from irnet_tf.analysis import operations
 import tensorflow as tf
 import zoo

@@ -13,16 +13,16 @@ _RESNET20_1W32A = Recipe(
     learning_rate=0.1,
     augmentation="shift_and_flip",
 )
-_RESNET20_1W1A = _RESNET20_1W32A.changed(t_min=1e-3)
-_VGG_SMALL = _RESNET20_1W32A.changed(epochs=300, learning_rate=0.007)
+_RESNET20_1W1A = _RESNET20_1W32A.replace(t_min=1e-3)
+_VGG_SMALL = _RESNET20_1W32A.replace(epochs=300, learning_rate=0.007)
 # For tens of epochs on a CPU. Measured on the Bi-Real 1/1 ResNet-20, see docs: small batches give
 # more updates, and a smaller gamma leaves fewer activations at Hardtanh's bounds.
-_FAST = _RESNET20_1W32A.changed(
-    epochs=60, batch_size=32, residual_gamma=0.3, mixed_precision="mixed_bfloat16"
+_FAST = _RESNET20_1W32A.replace(
+    epochs=60, batch_size=32, residual_gamma_init=0.3, mixed_precision="mixed_bfloat16"
 )
 # Its classifier reads 8,192 values of +-1 without a batch norm before it.
-_FAST_VGG_SMALL = _FAST.changed(
-    epochs=16, batch_size=64, learning_rate=0.02, classifier_rate=0.05, residual_gamma=1.0
+_FAST_VGG_SMALL = _FAST.replace(
+    epochs=16, batch_size=64, learning_rate=0.02, classifier_lr_scale=0.05, residual_gamma_init=1.0
 )
 # Not published; the recipe of the 1/32 ResNet-20.
 _RESNET18 = _RESNET20_1W32A
@@ -33,7 +33,7 @@ resnet20_bireal_1w1a = register(
     {"depth": 20, "structure": "bireal"},
     _RESNET20_1W1A,
     preprocessing=CIFAR10,
-    recipes={"fast": _FAST.changed(epochs=120, weight_decay=5e-4, t_max=3.0)},
+    recipes={"fast": _FAST.replace(epochs=120, weight_decay=5e-4, t_max=3.0)},
     paper=(0.865,),
     weights=Weights(
         "cifar10_resnet20_bireal_1w1a.safetensors",
@@ -43,7 +43,7 @@ resnet20_bireal_1w1a = register(
 )
 resnet20_bireal_fp = register_twin(
     "cifar10/resnet20_bireal_1w1a",
-    recipes={"fast": _FAST.changed(epochs=30)},
+    recipes={"fast": _FAST.replace(epochs=30)},
     weights=Weights(
         "cifar10_resnet20_bireal_fp.safetensors",
         "64f5c073729fdd8d70eea3814471948a3956b0e0ca12c72b01c5f76fc1f98044",
@@ -56,7 +56,7 @@ resnet20_normal_1w1a = register(
     {"depth": 20, "structure": "normal"},
     _RESNET20_1W1A,
     preprocessing=CIFAR10,
-    recipes={"fast": _FAST.changed(t_max=3.0)},
+    recipes={"fast": _FAST.replace(t_max=3.0)},
     paper=(0.854,),
     weights=Weights(
         "cifar10_resnet20_normal_1w1a.safetensors",
@@ -100,7 +100,7 @@ resnet18_normal_1w1a = register(
     {"depth": 18, "stem": "cifar", "structure": "normal"},
     _RESNET18,
     preprocessing=CIFAR10,
-    recipes={"fast": _FAST.changed(epochs=10, t_max=3.0, classifier_rate=0.1)},
+    recipes={"fast": _FAST.replace(epochs=10, t_max=3.0, classifier_lr_scale=0.1)},
     paper=(0.915,),
     weights=Weights(
         "cifar10_resnet18_normal_1w1a.safetensors",

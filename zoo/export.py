@@ -8,9 +8,9 @@ import math
 import sys
 
 from irnet_tf import data
-from irnet_tf.description import classes_of, describe
 from irnet_tf.export import export, report_text
 from irnet_tf.export.report import FORMATS, check_output
+from irnet_tf.model_config import classes_of, get_model_config
 import numpy as np
 import zoo
 
@@ -91,7 +91,7 @@ def _export(options):
     model = _load(options)
     images, labels, images_are = _test_images(model, options)
     given = {"mean": options.mean, "std": options.std, "uint8_input": options.uint8_input}
-    network = describe(model).network
+    network = get_model_config(model).network
     report = export(
         model,
         options.output,
@@ -127,7 +127,7 @@ def _load(options):
 
 def _test_images(model, options):
     """(images as the file takes them, labels or None, what they are)."""
-    shape, description = model.input_shape[1:], describe(model)
+    shape, description = model.input_shape[1:], get_model_config(model)
     expected = description.preprocessing
     labels = None
     known = description.network in zoo.list_models()

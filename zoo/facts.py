@@ -94,8 +94,8 @@ def _changes(known, recipe):
     """Fields of a run's recipe that differ from a known one's."""
     ours, theirs = dataclasses.asdict(recipe), dataclasses.asdict(known)
     differing = {name: value for name, value in ours.items() if value != theirs[name]}
-    if differing.get("batch_size") and known.scale_rate and recipe.scale_rate:
-        differing |= {name: ours[name] for name in ("learning_rate", "warmup_from")}
+    if differing.get("batch_size") and known.scale_lr_with_batch and recipe.scale_lr_with_batch:
+        differing |= {name: ours[name] for name in ("learning_rate", "warmup_start_lr")}
     return differing
 
 
@@ -116,7 +116,8 @@ def _recipe(recipe):
         field.name: value
         for field in dataclasses.fields(recipe)
         if (value := getattr(recipe, field.name)) != field.default
-        and field.name not in ("data", "epochs", "batch_size", "learning_rate", "scale_rate")
+        and field.name
+        not in ("data", "epochs", "batch_size", "learning_rate", "scale_lr_with_batch")
     }
     changed |= {name: getattr(recipe, name) for name in ("weight_decay", "t_min", "t_max")}
     rest = "".join(f", {name} {_text(value)}" for name, value in changed.items())

@@ -8,8 +8,8 @@ import inspect
 import json
 import math
 
-from irnet_tf._checks import nearest
-from irnet_tf.description import BUILDERS, Description
+from irnet_tf._utils import nearest
+from irnet_tf.model_config import BUILDERS, ModelConfig
 from irnet_tf.preprocessing import CIFAR10, DIGITS, IMAGENET
 from irnet_tf.weights import WeightsFile
 import larq as lq
@@ -28,7 +28,7 @@ _LARGEST_SIDE = 1024
 _LARGEST_IMAGE_AND_CLASSES = 1 << 27  # pixels times classes
 
 
-def description_of(found: WeightsFile) -> Description:
+def description_of(found: WeightsFile) -> ModelConfig:
     """The description that a file has, or that what an earlier version wrote amounts to.
 
     Raises:
@@ -39,7 +39,7 @@ def description_of(found: WeightsFile) -> Description:
             raise ValueError(
                 f"{found.path} needs the builder {found.description.builder!r}, which is not "
                 f"known; {nearest(found.description.builder, BUILDERS)} One of your own is made "
-                "known with irnet_tf.description.register_builder"
+                "known with irnet_tf.model_config.register_builder"
             )
         return found.description
     facts = found.metadata
@@ -59,7 +59,7 @@ def description_of(found: WeightsFile) -> Description:
         raise ValueError(f"{found.path} cannot be read: {error}") from error
 
 
-def _description_of_facts(facts: Mapping, description: Description) -> Description:
+def _description_of_facts(facts: Mapping, description: ModelConfig) -> ModelConfig:
     arguments = {**description.arguments, **facts.get("arguments", {})}
     data = facts.get("data") or {}
     classes = data.get("classes")
@@ -89,7 +89,7 @@ def _description_of_facts(facts: Mapping, description: Description) -> Descripti
     )
 
 
-def contradictions(arguments: Mapping, description: Description) -> list[str]:
+def contradictions(arguments: Mapping, description: ModelConfig) -> list[str]:
     """Where arguments for a builder differ from those that a network was built with.
 
     Raises:
@@ -131,7 +131,7 @@ def _comparable(name, value):
     return type(quantizer).__name__, config
 
 
-def last_t(description: Description) -> tuple[float, float]:
+def last_t(description: ModelConfig) -> tuple[float, float]:
     """EDE's `t` of weights and of activations where the training ended, to go on from there."""
     recipe = description.recipe or {}
     if not recipe and description.network in list_models():
@@ -148,7 +148,7 @@ def last_t(description: Description) -> tuple[float, float]:
 
 
 def build_of_file(
-    found: WeightsFile, description: Description, build: Callable[[], tf.keras.Model]
+    found: WeightsFile, description: ModelConfig, build: Callable[[], tf.keras.Model]
 ) -> tf.keras.Model:
     """The network that a file describes, which may be a stranger's.
 
@@ -169,7 +169,7 @@ def build_of_file(
     return model
 
 
-def _check_bounds(description: Description) -> None:
+def _check_bounds(description: ModelConfig) -> None:
     numbers = [0]
 
     def check(name, value):

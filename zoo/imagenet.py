@@ -14,17 +14,17 @@ _RECIPE = Recipe(
     schedule="step",
     decay_at=(0.3, 0.6, 0.9),
     warmup=0.04,
-    warmup_from=0.2,
+    warmup_start_lr=0.2,
     nesterov=True,
     augmentation="imagenet",
-    scale_rate=True,
+    scale_lr_with_batch=True,
 )
 
 resnet18_bireal_1w1a = register(
     "imagenet/resnet18_bireal_1w1a",
     resnet,
     {"depth": 18, "structure": "bireal"},
-    _RECIPE.changed(weight_decay=1e-5),
+    _RECIPE.replace(weight_decay=1e-5),
     preprocessing=IMAGENET,
     paper=(0.581, 0.800),
 )

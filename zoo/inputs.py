@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import warnings
 
-from irnet_tf.description import attach, describe
 from irnet_tf.layers import Preprocess
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import remember_alike
 import numpy as np
 import tensorflow as tf
@@ -25,15 +25,15 @@ def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
     Raises:
         ValueError: if the model does not say what it expects of an image.
     """
-    description = describe(model)
+    description = get_model_config(model)
     if description is None or description.preprocessing is None:
         raise ValueError(
             f"{model.name!r} does not say what it expects of an image: attach a description with "
-            "its preprocessing (irnet_tf.description), or load it from the zoo"
+            "its preprocessing (irnet_tf.model_config), or load it from the zoo"
         )
     images = tf.keras.layers.Input((None, None, 3), name="images")
     x = Preprocess(**description.preprocessing.to_dict(), name="preprocessing")(images)
-    whole = attach(tf.keras.Model(images, model(x), name=model.name), description)
+    whole = set_model_config(tf.keras.Model(images, model(x), name=model.name), description)
     remember_alike(whole, model)
     return whole
 
@@ -44,7 +44,7 @@ def warn_of_raw_images(model: tf.keras.Model) -> tf.keras.Model:
     Keras casts uint8 images silently, and a network gives some answer to any numbers. Only
     arrays in memory are looked at; the model computes and saves as before. Returns the model.
     """
-    description = describe(model)
+    description = get_model_config(model)
     if description is None or description.preprocessing is None:
         return model
     for name in ("predict", "predict_on_batch", "evaluate", "test_on_batch"):

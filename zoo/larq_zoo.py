@@ -17,7 +17,7 @@ import importlib
 import urllib.error
 
 from irnet_tf._compat import layers_from_zero, rename
-from irnet_tf.description import Description, attach, plain_arguments, register_builder
+from irnet_tf.model_config import ModelConfig, plain_arguments, register_builder, set_model_config
 from irnet_tf.models.common import fresh_quantizer
 from irnet_tf.preprocessing import IMAGENET
 from irnet_tf.training import Recipe
@@ -121,9 +121,9 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
 
     def described(model, arguments):
         top = arguments.get("include_top", True)
-        return attach(
+        return set_model_config(
             model,
-            Description(
+            ModelConfig(
                 builder,
                 plain_arguments(arguments),
                 output="probabilities" if top else "logits",
@@ -175,7 +175,7 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
             learning_rate=0.1 * batch_size / 256,
             weight_decay=0.0,
             augmentation="imagenet",
-            scale_rate=True,
+            scale_lr_with_batch=True,
         ),
         preprocessing=IMAGENET,
         paper=paper,

@@ -8,7 +8,7 @@ import os
 
 import irnet_tf
 from irnet_tf import weights as weight_files
-from irnet_tf.description import Description, attach, describe
+from irnet_tf.model_config import ModelConfig, get_model_config, set_model_config
 from irnet_tf.weights import WeightsFile
 import tensorflow as tf
 from zoo.fetch import fetch
@@ -43,7 +43,7 @@ def load(
 
     Returns:
         A Keras model from `[batch, size, size, 3]` to logits `[batch, num_classes]` (networks of
-        larq-zoo give probabilities). `irnet_tf.description.describe` says what is known of it.
+        larq-zoo give probabilities). `irnet_tf.model_config.describe` says what is known of it.
 
     Raises:
         ValueError: if the name is not known, the network has no trained weights, the file is
@@ -69,7 +69,7 @@ def load(
     return warn_of_raw_images(model)
 
 
-def describe_network(name_or_path: str | os.PathLike) -> Description:
+def describe_network(name_or_path: str | os.PathLike) -> ModelConfig:
     """What is known of a network of the zoo, or of a weights file, without building it.
 
     Args:
@@ -114,7 +114,7 @@ def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
     return entry, fetch(entry.weights.file, entry.weights.sha256, entry.weights.size)
 
 
-def _of_file(found: WeightsFile, entry: Entry | None = None) -> Description:
+def _of_file(found: WeightsFile, entry: Entry | None = None) -> ModelConfig:
     """What a file says of its network, which must be the entry's if one is given."""
     description = description_of(found)
     if entry is None:
@@ -140,10 +140,10 @@ def _refuse(path, arguments, description):
         )
 
 
-def _build(description: Description, arguments: Mapping) -> tf.keras.Model:
+def _build(description: ModelConfig, arguments: Mapping) -> tf.keras.Model:
     """The network with random weights; its description says what is true of it."""
     model = description.build(**arguments)
-    made = describe(model)
+    made = get_model_config(model)
     if made is None:
         return model
     changes = dict.fromkeys(_OF_WEIGHTS)
@@ -156,19 +156,19 @@ def _build(description: Description, arguments: Mapping) -> tf.keras.Model:
         )
     if made.classes is not None and model.output_shape[1:] != (len(made.classes),):
         changes["classes"] = None
-    return attach(model, dataclasses.replace(made, **changes))
+    return set_model_config(model, dataclasses.replace(made, **changes))
 
 
-def _restore(found: WeightsFile, description: Description, arguments: Mapping) -> tf.keras.Model:
+def _restore(found: WeightsFile, description: ModelConfig, arguments: Mapping) -> tf.keras.Model:
     """The network of a file with its weights, as far as the arguments leave it as it is."""
     _refuse(found.path, arguments, description)
 
     def restored(arguments):
         model = build_of_file(found, description, lambda: _build(description, arguments))
         weight_files.load_weights(model, found)
-        if describe(model) is not None:
+        if get_model_config(model) is not None:
             said = {name: getattr(description, name) for name in _OF_WEIGHTS}
-            attach(model, dataclasses.replace(describe(model), **said))
+            set_model_config(model, dataclasses.replace(get_model_config(model), **said))
             weight_files.remember_loaded(model, found)
         return model
 
@@ -188,7 +188,9 @@ def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
         "preprocessing": entry.preprocessing,
         "began_with": entry.origin,
     }
-    attach(model, dataclasses.replace(describe(model) or entry.description, **changes))
+    set_model_config(
+        model, dataclasses.replace(get_model_config(model) or entry.description, **changes)
+    )
     if _has_head(model, arguments) and arguments.keys() <= {*_HEAD}:
         return model
     return _rebuilt(model, entry.description, arguments, entry.origin)
@@ -203,8 +205,8 @@ def _has_head(model, arguments):
 def _rebuilt(model, description, arguments, began_with):
     """The network as the arguments ask for it, with the model's weights."""
     other = _build(description, arguments)
-    known = describe(other)  # not of one on an input_tensor
-    source = known or describe(model) or description
+    known = get_model_config(other)  # not of one on an input_tensor
+    source = known or get_model_config(model) or description
     top = {**description.arguments, **arguments}.get("include_top", True)
     classifier = source.classifier or (model.layers[-1].name if top else None)
     layers = {layer.name: layer for layer in model.layers}
@@ -222,7 +224,7 @@ def _rebuilt(model, description, arguments, began_with):
             )
         layer.set_weights(values)
     if known is not None:
-        attach(other, dataclasses.replace(known, began_with=began_with))
+        set_model_config(other, dataclasses.replace(known, began_with=began_with))
     return other
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import warnings
 
 from irnet_runner import Runner, pixels_of
-from irnet_tf._files import read_regular
-from irnet_tf.description import Description, describe
+from irnet_tf._utils import read_regular
 from irnet_tf.layers import takes_raw_images
+from irnet_tf.model_config import ModelConfig, get_model_config
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
@@ -142,7 +142,7 @@ def _check_values(images):
 
 def decode_predictions(
     predictions,
-    network: str | os.PathLike | tf.keras.Model | Description,
+    network: str | os.PathLike | tf.keras.Model | ModelConfig,
     top: int | None = 5,
 ) -> list[list[tuple[str, float]]]:
     """What a network gives, as class names with probabilities.
@@ -162,7 +162,7 @@ def decode_predictions(
     """
     if top is not None and (not isinstance(top, int) or top < 1):
         raise ValueError(f"top must be a whole number of at least 1, or None, got {top!r}")
-    if not isinstance(network, Description):
+    if not isinstance(network, ModelConfig):
         network = _described(network)
     predictions = tf.cast(tf.convert_to_tensor(predictions), tf.float32)
     if predictions.shape.rank != 2:
@@ -247,13 +247,13 @@ def _pixels(images) -> Iterator:
             yield image
 
 
-def _described(network) -> Description:
+def _described(network) -> ModelConfig:
     model = isinstance(network, tf.keras.Model)
-    description = describe(network) if model else describe_network(network)
+    description = get_model_config(network) if model else describe_network(network)
     if description is None or description.preprocessing is None:
         raise ValueError(
             f"{getattr(network, 'name', network)!r} does not say what it expects of an image: take "
             "a model of zoo.load, or attach a description with its preprocessing "
-            "(irnet_tf.description)"
+            "(irnet_tf.model_config)"
         )
     return description

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from irnet_tf.description import BUILDERS
+from irnet_tf.model_config import BUILDERS
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 from zoo.loading import load
@@ -52,7 +52,7 @@ def register(
     if builder not in BUILDERS.values():
         raise ValueError(
             f"{getattr(builder, '__name__', builder)!r} is no known builder: make it known with "
-            "irnet_tf.description.register_builder first, so that weights files can name it"
+            "irnet_tf.model_config.register_builder first, so that weights files can name it"
         )
     recipes = MappingProxyType({"paper": recipe, **(recipes or {})})
     arguments = MappingProxyType(dict(arguments))

@@ -11,8 +11,8 @@ from importlib.metadata import version
 import json
 from pathlib import Path
 
-from irnet_tf._checks import nearest
-from irnet_tf.description import BUILDERS, Description
+from irnet_tf._utils import nearest
+from irnet_tf.model_config import BUILDERS, ModelConfig
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
 
@@ -86,10 +86,10 @@ class Entry:
         return {kind: _sizes()[self.name][kind] for kind in ("one_bit", "float")}
 
     @property
-    def description(self) -> Description:
+    def description(self) -> ModelConfig:
         """What is known of the network before it is built."""
         builder = next(name for name, function in BUILDERS.items() if function is self.builder)
-        return Description(
+        return ModelConfig(
             builder,
             dict(self.arguments),
             network=self.name,

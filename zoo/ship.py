@@ -10,8 +10,8 @@ from pathlib import Path
 import shutil
 
 from irnet_tf import data, training
-from irnet_tf._files import write_atomically
-from irnet_tf.description import attach, describe
+from irnet_tf._utils import write_atomically
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import save_weights
 from zoo.fetch import PACKAGE_FOLDER
 from zoo.loading import load
@@ -48,7 +48,7 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> W
     result = training.evaluate(model, images)
     results = {name: result[name] for name in ("accuracy", "top5", "loss")}
     description = dataclasses.replace(
-        describe(model),
+        get_model_config(model),
         network=identity["network"],
         recipe=identity["recipe"],
         data=identity["data"],
@@ -57,7 +57,7 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> W
     )
     name = identity["network"].replace("/", "_")
     path = PACKAGE_FOLDER / f"{name}.safetensors"
-    save_weights(attach(model, description), path)
+    save_weights(set_model_config(model, description), path)
     folder = RESULTS / name
     folder.mkdir(exist_ok=True)
     for kept in KEPT:

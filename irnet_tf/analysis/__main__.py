@@ -10,8 +10,8 @@ import sys
 
 from irnet_tf import analysis
 from irnet_tf import data as data_module
-from irnet_tf._files import write_atomically
-from irnet_tf.description import describe
+from irnet_tf._utils import write_atomically
+from irnet_tf.model_config import get_model_config
 import tensorflow as tf
 
 # Packages that know networks by name offer them here: irnet_tf itself knows none.
@@ -55,7 +55,7 @@ def _by_name(network):
 
 def images(model, name: str | None, data_dir: str | None, count: int, **how):
     """Batches of the data set's first test images; None if no data is asked for."""
-    known = describe(model)
+    known = get_model_config(model)
     if name is None and data_dir is None:
         return None, ""
     if known is None or known.preprocessing is None:

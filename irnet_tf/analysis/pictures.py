@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from irnet_tf import _figures
+from irnet_tf import plotting
 from irnet_tf.analysis.measures import LayerFacts
 import numpy as np
 
@@ -41,7 +41,7 @@ def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path
     exponents = any(layer.exponents for layer in facts)
     panels = len(curves) + exponents
     rows = (panels + 1) // 2
-    figure = _figures.new(11, 1.6 + 2.5 * rows)
+    figure = plotting.new(11, 1.6 + 2.5 * rows)
     if title:
         figure.suptitle(title)
     axes = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
@@ -49,7 +49,7 @@ def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path
         for i, (text, name) in enumerate(lines.items()):
             values = [getattr(layer, name) for layer in facts]
             values = [np.nan if v is None else factor * v for v in values]
-            panel.plot(values, label=text, markersize=5, **_figures.style(i))
+            panel.plot(values, label=text, markersize=5, **plotting.style(i))
         panel.set_ylabel(label)
         if len(lines) > 1:
             panel.legend(frameon=False)
@@ -65,7 +65,7 @@ def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path
         )
         if i >= panels - 2:
             panel.set_xlabel("layer, from input to output")
-    return _figures.save(figure, path)
+    return plotting.save(figure, path)
 
 
 def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
@@ -80,7 +80,7 @@ def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
 
     layers = list(dict.fromkeys(row["layer"] for row in details))
     epochs = sorted({int(row["epoch"]) for row in details})
-    figure = _figures.new(11, 1.6 + 0.2 * len(layers))
+    figure = plotting.new(11, 1.6 + 0.2 * len(layers))
     if title:
         figure.suptitle(title)
     for axes, name, label in zip(
@@ -107,10 +107,10 @@ def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
         axes.set_xlabel("epoch")
         bar = figure.colorbar(mesh, ax=axes, label=label)
         if scale is not None:
-            _figures.plain_log_ticks(bar.ax.yaxis)
+            plotting.plain_log_ticks(bar.ax.yaxis)
     axes.invert_yaxis()  # shared
     figure.axes[0].set_ylabel("layer, from input to output")
-    return _figures.save(figure, path)
+    return plotting.save(figure, path)
 
 
 def _stack_exponents(axes, facts):

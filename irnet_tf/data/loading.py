@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from irnet_tf._checks import check_choice, nearest
+from irnet_tf._utils import check_choice, nearest
 from irnet_tf.data import cifar10, digits, folder, imagenet
 from irnet_tf.data.dataset import OWN_IMAGES, Data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from irnet_tf._checks import check_choice
+from irnet_tf._utils import check_choice
 from irnet_tf.data import augment
 from irnet_tf.data.dataset import Split
 from irnet_tf.data.order import Order

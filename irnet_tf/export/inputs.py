@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from irnet_tf.description import describe
 from irnet_tf.export.plan import require
+from irnet_tf.model_config import get_model_config
 import numpy as np
 
 
@@ -28,7 +28,7 @@ def normalisation(model, uint8_input: bool, mean=None, std=None):
     if not uint8_input:
         require(mean is None and std is None, "mean and std are for uint8_input=True; set it")
         return None
-    description = describe(model)
+    description = get_model_config(model)
     own = description and description.preprocessing
     if own:
         require(
@@ -39,7 +39,7 @@ def normalisation(model, uint8_input: bool, mean=None, std=None):
     require(
         mean is not None and std is not None,
         "uint8_input=True needs the normalisation that the network was trained with: attach a "
-        "description with preprocessing (irnet_tf.description.attach), as zoo.load does, or give "
+        "description with preprocessing (irnet_tf.model_config.attach), as zoo.load does, or give "
         "mean and std, of images between 0 and 1",
     )
     channels = model.input_shape[-1]
@@ -71,7 +71,7 @@ def describe_file(model, uint8_input: bool, mean=None, std=None) -> dict:
         they are known, `classes` (names in the order of the outputs) and `preprocessing` (`size`,
         `mean`, `std`, `crop`, as of `irnet_tf.preprocessing.Preprocessing`).
     """
-    description = describe(model)
+    description = get_model_config(model)
     facts = {"network": model.name, "output": "logits", "uint8_input": uint8_input}
     height, width, channels = model.input_shape[1:]
     if description is None:

@@ -14,8 +14,7 @@ import re
 import sys
 import tempfile
 
-from irnet_tf._checks import check_choice
-from irnet_tf._files import write_atomically
+from irnet_tf._utils import check_choice, write_atomically
 from irnet_tf.export.inputs import describe_file, normalisation
 from irnet_tf.export.latency import interleaved_ms
 from irnet_tf.export.plan import Plan, Target, make_plan, require

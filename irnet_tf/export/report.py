@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from irnet_tf._checks import check_choice
-from irnet_tf._files import write_atomically
-from irnet_tf._machine import processor
+from irnet_tf._utils import check_choice, processor, write_atomically
 from irnet_tf.analysis.measures import operations
 from irnet_tf.export import lce, openvino
 from irnet_tf.export.compare import compare, device_of

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from irnet_tf._checks import check_choice, nearest
 from irnet_tf._compat import copy_metrics
+from irnet_tf._utils import check_choice, nearest
 from irnet_tf.layers import HardTanh, SymmetricConv2D, SymmetricMaxPool2D
 import larq as lq
 import tensorflow as tf

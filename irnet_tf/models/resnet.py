@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 
-from irnet_tf._checks import check_choice
-from irnet_tf.description import described
+from irnet_tf._utils import check_choice
 from irnet_tf.layers import OptionAShortcut
+from irnet_tf.model_config import register_network
 from irnet_tf.models.common import LayerFactory, classifier, image_input
 import tensorflow as tf
 
 
-@described(classifier="linear")
+@register_network(classifier="linear")
 def cifar_resnet(
     depth: int,
     *,
@@ -84,7 +84,7 @@ def cifar_resnet(
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
 
 
-@described(classifier=lambda arguments: _STEMS[arguments.get("stem", "imagenet")].classifier)
+@register_network(classifier=lambda arguments: _STEMS[arguments.get("stem", "imagenet")].classifier)
 def resnet(
     depth: int,
     *,

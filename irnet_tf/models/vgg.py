@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from irnet_tf.description import described
+from irnet_tf.model_config import register_network
 from irnet_tf.models.common import LayerFactory, classifier, image_input
 import tensorflow as tf
 
 
-@described(classifier="fc")
+@register_network(classifier="fc")
 def vgg_small(
     *,
     weight_bits: int = 1,

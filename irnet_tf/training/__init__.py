@@ -1,10 +1,10 @@
 """How networks are trained: recipes, the run itself, and its parts for `Model.fit`."""
 
-from irnet_tf.training.callbacks import AverageStatistics, RunOutputs
+from irnet_tf.training.callbacks import AverageStatistics, RunLogger
 from irnet_tf.training.cluster import make_strategy
 from irnet_tf.training.feeding import evaluate, training_batches
 from irnet_tf.training.loop import Stopped, train
-from irnet_tf.training.optimizer import L2SGD, compile
+from irnet_tf.training.optimizer import L2SGD, compile_model
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.training.state import global_state
 from irnet_tf.training.workers import WorkerLost, Workers, start_again
@@ -13,11 +13,11 @@ __all__ = [
     "AverageStatistics",
     "L2SGD",
     "Recipe",
-    "RunOutputs",
+    "RunLogger",
     "Stopped",
     "WorkerLost",
     "Workers",
-    "compile",
+    "compile_model",
     "evaluate",
     "global_state",
     "make_strategy",

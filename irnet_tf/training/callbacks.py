@@ -12,7 +12,7 @@ from irnet_tf.data import evaluation_batches
 from irnet_tf.training import curves
 from irnet_tf.training.optimizer import CrossEntropy, gives_logits
 from irnet_tf.training.replicas import make_average_statistics
-from irnet_tf.training.run_folder import FIELDS, RunFolder, best_row
+from irnet_tf.training.run_dir import FIELDS, RunFolder, best_row
 import tensorflow as tf
 
 _DETAILS_BATCH = 128
@@ -47,7 +47,7 @@ class AverageStatistics(tf.keras.callbacks.Callback):
             self._average()
 
 
-class RunOutputs(tf.keras.callbacks.Callback):
+class RunLogger(tf.keras.callbacks.Callback):
     """Writes metrics.csv, curves.png, TensorBoard's logs, best and final weights.
 
     At an epoch's end the row of metrics.csv is made, then `checkpoint` is called, and then
@@ -108,8 +108,8 @@ class RunOutputs(tf.keras.callbacks.Callback):
         if missing := {"accuracy", "val_accuracy"} - set(logs or {}):
             warnings.warn(
                 f"the epoch's logs lack {', '.join(sorted(missing))}, of which zeros are kept: "
-                'compile with metrics=["accuracy"] (or irnet_tf.training.compile), and give fit '
-                "validation_data, for each epoch",
+                'compile with metrics=["accuracy"] (or irnet_tf.training.compile_model), and give '
+                "fit validation_data, for each epoch",
                 stacklevel=2,
             )
         now = time.perf_counter()

@@ -7,7 +7,7 @@ from pathlib import Path
 import shutil
 import sys
 
-from irnet_tf._files import write_atomically
+from irnet_tf._utils import write_atomically
 import tensorflow as tf
 
 _KEPT = 3

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 
-from irnet_tf._checks import check_choice
 from irnet_tf._compat import SlurmResolver
+from irnet_tf._utils import check_choice
 import tensorflow as tf
 
 STRATEGIES = ("auto", "default", "mirrored", "multiworker")

@@ -6,9 +6,9 @@ import io
 import math
 import os
 
-from irnet_tf import _figures
-from irnet_tf._files import write_atomically
-from irnet_tf.training.run_folder import best_row
+from irnet_tf import plotting
+from irnet_tf._utils import write_atomically
+from irnet_tf.training.run_dir import best_row
 
 
 def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
@@ -37,7 +37,7 @@ def figure_of(rows: list[dict], title: str):
     figure.suptitle(title)
     accuracy, loss, course = figure.subplots(1, 3)
     marker = "." if len(rows) < 30 else None
-    dark, bright = _figures.COLOURS[:2]
+    dark, bright = plotting.COLOURS[:2]
     for split, dashes, colour in (("train", "--", bright), ("test", "-", dark)):
         style = {"label": split, "marker": marker, "linestyle": dashes, "color": colour}
         accuracy.plot(epochs, [100 * r[f"{split}_accuracy"] for r in rows], **style)
@@ -56,7 +56,7 @@ def figure_of(rows: list[dict], title: str):
     loss.set_ylabel("cross-entropy, nats (log scale)")
     course.set_ylabel("learning rate and t (log scale)")
     loss.set_yscale("log")
-    _figures.plain_log_ticks(loss.yaxis)
+    plotting.plain_log_ticks(loss.yaxis)
     # Linear near zero, where a cosine ends.
     highest = max(row["learning_rate"] for row in rows) or 1.0
     decade = 10.0 ** math.ceil(math.log10(1e-3 * highest))

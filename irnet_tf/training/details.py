@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 import zipfile
 
-from irnet_tf._files import write_atomically
+from irnet_tf._utils import write_atomically
 from irnet_tf.analysis.measures import binary_kernel
 import numpy as np
 import tensorflow as tf

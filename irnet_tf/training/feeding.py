@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from irnet_tf import data as data_module
-from irnet_tf.description import describe
 from irnet_tf.layers import check_takes_normalised_images
+from irnet_tf.model_config import get_model_config
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.optimizer import compile_for_evaluation, gives_logits, totals
 from irnet_tf.training.recipe import Recipe
@@ -32,7 +32,7 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
             f"the network takes images of shape {shape}, and the data's are made square with 3 "
             "channels: give input_shape=(size, size, 3)"
         )
-    description = describe(model)
+    description = get_model_config(model)
     found = given or (description and description.preprocessing)
     if not found:
         raise ValueError(

@@ -8,8 +8,8 @@ import inspect
 import re
 
 from absl import flags
-from irnet_tf._checks import nearest
-from irnet_tf.description import BUILDERS, check_arguments
+from irnet_tf._utils import nearest
+from irnet_tf.model_config import BUILDERS, check_arguments
 from irnet_tf.training.recipe import Recipe
 
 # Not for a command line, or what data and loss decide.
@@ -68,7 +68,7 @@ def changed(recipe: Recipe, changes: Mapping) -> Recipe:
     """
     optional = {f.name for f in dataclasses.fields(Recipe) if "None" in str(f.type)}
     none = {name: None for name in optional if changes.get(name) == "none"}
-    recipe = recipe.changed(**{k: v for k, v in changes.items() if k not in none})
+    recipe = recipe.replace(**{k: v for k, v in changes.items() if k not in none})
     recipe = dataclasses.replace(recipe, **none)
     if changes.get("decay_at") and recipe.schedule != "step":
         raise ValueError(
@@ -77,8 +77,8 @@ def changed(recipe: Recipe, changes: Mapping) -> Recipe:
         )
     if changes.get("schedule") == "step" and not recipe.decay_at:
         raise ValueError("schedule 'step' needs decay_at, such as 0.5,0.75: where the rate falls")
-    if changes.get("warmup_from") and not recipe.warmup:
-        raise ValueError("warmup_from needs warmup, the share of training that it takes")
+    if changes.get("warmup_start_lr") and not recipe.warmup:
+        raise ValueError("warmup_start_lr needs warmup, the share of training that it takes")
     return recipe
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 
 from irnet_tf._compat import nodes_in_order
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.weights.bits import leaves
 import tensorflow as tf
@@ -17,7 +17,7 @@ def decays_and_rates(model: tf.keras.Model, recipe: Recipe) -> dict[str, tuple[f
     A binary kernel is that of a layer with a kernel quantizer. The classifier is what the model's
     description says; without one, none has a rate of its own.
     """
-    description = describe(model)
+    description = get_model_config(model)
     classifier = description.classifier if description else None
     groups = {v.name: (recipe.weight_decay, 1.0) for v in model.trainable_variables}
     for layer in leaves(model):
@@ -27,14 +27,14 @@ def decays_and_rates(model: tf.keras.Model, recipe: Recipe) -> dict[str, tuple[f
         elif getattr(layer, "kernel_quantizer", None) is not None:
             own = recipe.binary_weight_decay
         if layer.name == classifier:
-            factor = recipe.classifier_rate
+            factor = recipe.classifier_lr_scale
         for variable in layer.trainable_variables:
             decay = recipe.weight_decay if own is None or "bias" in variable.name else own
             groups[variable.name] = decay, factor
     return groups
 
 
-def scale_residual_branches(model: tf.keras.Model, gamma: float) -> list[str]:
+def init_residual_gammas(model: tf.keras.Model, gamma: float) -> list[str]:
     """Set gamma of the batch norms that end a residual branch. Returns their names.
 
     Those are what an addition alone reads, but for those behind a 1x1 convolution, which are

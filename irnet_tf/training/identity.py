@@ -9,10 +9,10 @@ import json
 import os
 import platform
 
-from irnet_tf._machine import processor
 from irnet_tf._runs import nameless
+from irnet_tf._utils import processor
 from irnet_tf.data import Data
-from irnet_tf.description import BUILDERS, attach, describe
+from irnet_tf.model_config import BUILDERS, get_model_config, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.weights import loaded_from
@@ -53,7 +53,7 @@ def identity_of(
     options: Options,
 ) -> dict:
     """What makes two runs the same, for config.json."""
-    description = describe(model)
+    description = get_model_config(model)
     return {
         "network": (description and description.network) or model.name,
         "builder": description and description.builder,
@@ -85,7 +85,7 @@ def recipe_of(identity: dict) -> Recipe:
 
 def begins_at_random(model: tf.keras.Model) -> bool:
     """Whether a model has random weights, as far as its description says."""
-    description = describe(model)
+    description = get_model_config(model)
     trained = description and (description.began_with or description.results)
     return not (trained or loaded_from(model))
 
@@ -109,7 +109,7 @@ def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strate
 
 def complete(model, identity, preprocessing, results, training) -> None:
     """Let the model's description, if there is one, say by what training its weights were made."""
-    description = describe(model)
+    description = get_model_config(model)
     if description is None:
         return
     description = dataclasses.replace(
@@ -123,7 +123,7 @@ def complete(model, identity, preprocessing, results, training) -> None:
         results=results,
         training=training,
     )
-    attach(model, description)
+    set_model_config(model, description)
 
 
 def versions() -> dict[str, str]:

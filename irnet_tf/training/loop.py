@@ -13,13 +13,13 @@ from irnet_tf.ede import EDECallback, EDESchedule
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import feeding, replicas
 from irnet_tf.training import optimizer as optimizers
-from irnet_tf.training.callbacks import AverageStatistics, RunOutputs, details
-from irnet_tf.training.groups import scale_residual_branches
+from irnet_tf.training.callbacks import AverageStatistics, RunLogger, details
+from irnet_tf.training.groups import init_residual_gammas
 from irnet_tf.training.identity import Options, begins_at_random, complete, config_of, identity_of
 from irnet_tf.training.position import Position
 from irnet_tf.training.progress import Progress, in_words, opening
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.run_folder import RunFolder, open_run_folder
+from irnet_tf.training.run_dir import RunFolder, open_run_folder
 from irnet_tf.training.state import Signals, global_state
 from irnet_tf.training.workers import Workers
 import numpy as np
@@ -112,8 +112,8 @@ def train(
     ):
         with strategy.scope():
             model = replicas.made(model, strategy)
-            if recipe.residual_gamma != 1 and begins_at_random(model):
-                scale_residual_branches(model, recipe.residual_gamma)
+            if recipe.residual_gamma_init != 1 and begins_at_random(model):
+                init_residual_gammas(model, recipe.residual_gamma_init)
             if options.sync_batch_norm:
                 model = replicas.synchronise_batch_norm(model)
         feeding.check_fits(model, data)
@@ -154,13 +154,13 @@ class _Run:
         self.workers = workers
         self.signals = signals
         model, recipe, options = self.model, self.recipe, self.options
-        optimizers.compile(model, recipe, self.steps, jit_compile=options.jit_compile)
+        optimizers.compile_model(model, recipe, self.steps, jit_compile=options.jit_compile)
         self.at = Position(model, self.folder, self.shared, workers)
         self.at.restore()
         schedules = [recipe.ede, recipe.activation_ede]
         if not options.ede:
             schedules = [EDESchedule(schedule.t_min, schedule.t_min) for schedule in schedules]
-        self.outputs = RunOutputs(
+        self.outputs = RunLogger(
             self.folder.folder,
             batch_size=recipe.batch_size,
             title=f"{self.identity['network']} on {self.data.name}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 from irnet_tf.training.groups import decays_and_rates
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
@@ -85,13 +85,13 @@ class CrossEntropy(tf.keras.losses.SparseCategoricalCrossentropy):
 
 def gives_logits(model: tf.keras.Model) -> bool:
     """By the model's description; of a model that has none, by its last layer's activation."""
-    description = describe(model)
+    description = get_model_config(model)
     if description is not None:
         return description.output == "logits"
     return getattr(model.layers[-1], "activation", None) is not tf.keras.activations.softmax
 
 
-def compile(
+def compile_model(
     model: tf.keras.Model, recipe, steps_per_epoch: int, *, jit_compile: bool = False
 ) -> tf.keras.Model:
     """Make a model ready for `fit` and `evaluate`, as `train` trains it.

@@ -8,10 +8,10 @@ import inspect
 import json
 from pathlib import Path
 
-from irnet_tf.description import BUILDERS
+from irnet_tf.model_config import BUILDERS
 from irnet_tf.training.identity import recipe_of
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.run_folder import RunFolder
+from irnet_tf.training.run_dir import RunFolder
 
 # Flags that say how something is computed, or where things are: they may differ.
 _FREE = ("mixed_precision",)

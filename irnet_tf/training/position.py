@@ -7,7 +7,7 @@ import json
 
 from irnet_tf.training.checkpoints import Checkpoints
 from irnet_tf.training.optimizer import metrics_of
-from irnet_tf.training.run_folder import RunFolder
+from irnet_tf.training.run_dir import RunFolder
 from irnet_tf.training.workers import Workers
 import tensorflow as tf
 
@@ -25,7 +25,7 @@ class Position:
     Checkpoints hold these, model, optimizer and metrics.
 
     Args:
-        model: compiled by `irnet_tf.training.compile`.
+        model: compiled by `irnet_tf.training.compile_model`.
         folder: where this worker saves.
         shared: the run folder, from which all workers restore.
         workers: all must restore and save together.

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from irnet_tf.description import describe
+from irnet_tf.model_config import get_model_config
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -73,7 +73,7 @@ class Progress:
 
 def opening(*, model, data, recipe, options, preprocessing, folder, began_with, resumed) -> str:
     """A run in a few lines, at its beginning."""
-    description = describe(model)
+    description = get_model_config(model)
     network = (description and description.network) or model.name
     arguments = description.arguments if description else {}
     bits = [f"{arguments.get(f'{what}_bits', 1)}-bit {what}s" for what in ("weight", "activation")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from irnet_tf._checks import check_choice
+from irnet_tf._utils import check_choice
 from irnet_tf.data.augment import AUGMENTATIONS
 from irnet_tf.ede import EDESchedule
 from larq.utils import register_keras_custom_object
@@ -27,15 +27,15 @@ class Recipe:
         schedule: `"cosine"` or `"linear"` (to zero), or `"step"` (a tenth at each of `decay_at`).
         decay_at: shares of training at which `"step"` divides the rate by ten.
         warmup: share of training over which the rate rises linearly to `learning_rate`.
-        warmup_from: rate at which the warm-up begins.
+        warmup_start_lr: rate at which the warm-up begins.
         momentum: of the gradient.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: L2, added to the gradient of every parameter, as the authors had it.
         binary_weight_decay: of 1-bit kernels; None: `weight_decay`.
         batch_norm_weight_decay: of batch norm's gamma and beta; None: `weight_decay`.
-        classifier_rate: what the classifier's learning rate is multiplied by.
-        residual_gamma: at which gamma begins of the batch norms that end a residual branch; see
-            `scale_residual_branches`.
+        classifier_lr_scale: what the classifier's learning rate is multiplied by.
+        residual_gamma_init: Initial gamma of the batch norms that end a residual branch; see
+            `init_residual_gammas`.
         t_min: EDE's sharpness at the beginning.
         t_max: EDE's sharpness towards the end.
         activation_t_min: of activations; None: `t_min`.
@@ -43,8 +43,8 @@ class Recipe:
         mixed_precision: Keras policy, `"mixed_bfloat16"` or `"mixed_float16"`; None: float32.
         augmentation: `"none"`, `"shift"`, `"shift_and_flip"`, `"imagenet"` or
             `"imagenet_without_jitter"`; see `irnet_tf.data.augment`.
-        scale_rate: whether rates follow when only the batch size is changed (linear scaling,
-            Goyal et al., 2017).
+        scale_lr_with_batch: Scale the learning rate with the batch size when only the latter
+            is changed (linear scaling, Goyal et al., 2017).
 
     Raises:
         ValueError: for a value outside its range.
@@ -57,21 +57,21 @@ class Recipe:
     schedule: str = "cosine"
     decay_at: tuple[float, ...] = ()
     warmup: float = 0.0
-    warmup_from: float = 0.0
+    warmup_start_lr: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
     binary_weight_decay: float | None = None
     batch_norm_weight_decay: float | None = None
-    classifier_rate: float = 1.0
-    residual_gamma: float = 1.0
+    classifier_lr_scale: float = 1.0
+    residual_gamma_init: float = 1.0
     t_min: float = 1e-1
     t_max: float = 1e1
     activation_t_min: float | None = None
     activation_t_max: float | None = None
     mixed_precision: str | None = None
     augmentation: str = "none"
-    scale_rate: bool = False
+    scale_lr_with_batch: bool = False
 
     def __post_init__(self):
         check_choice("schedule", self.schedule, ("cosine", "linear", "step"))
@@ -85,10 +85,10 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name in ("learning_rate", "classifier_rate", "residual_gamma"):
+        for name in ("learning_rate", "classifier_lr_scale", "residual_gamma_init"):
             _check_range(name, getattr(self, name), _SMALLEST, _LARGEST)
         decays = ("weight_decay", "binary_weight_decay", "batch_norm_weight_decay")
-        for name in (*decays, "warmup_from"):
+        for name in (*decays, "warmup_start_lr"):
             if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name), 0, _LARGEST)
         for name in ("momentum", "warmup"):
@@ -96,19 +96,19 @@ class Recipe:
         check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         self.ede, self.activation_ede  # noqa: B018, they check
 
-    def changed(self, **changes) -> Recipe:
+    def replace(self, **changes) -> Recipe:
         """This recipe with some values replaced; what is None is left as it is.
 
-        The rate follows the batch size if `scale_rate`, and the rate at which the warm-up begins
-        follows the rate, unless they are given themselves.
+        The learning rate scales with the batch size if `scale_lr_with_batch`, and
+        `warmup_start_lr` with the learning rate, unless they are given themselves.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
-        if self.scale_rate and "batch_size" in changes:
+        if self.scale_lr_with_batch and "batch_size" in changes:
             factor = changes["batch_size"] / self.batch_size
             changes.setdefault("learning_rate", self.learning_rate * factor)
         if "learning_rate" in changes:
             factor = changes["learning_rate"] / self.learning_rate
-            changes.setdefault("warmup_from", self.warmup_from * factor)
+            changes.setdefault("warmup_start_lr", self.warmup_start_lr * factor)
         return dataclasses.replace(self, **changes)
 
     @property
@@ -131,7 +131,7 @@ class Recipe:
             schedule=self.schedule,
             decay_at=tuple(self.decay_at),
             warmup=self.warmup,
-            warmup_from=self.warmup_from,
+            warmup_start_lr=self.warmup_start_lr,
         )
 
 
@@ -144,13 +144,13 @@ def _check_range(name, value, low, bound):
 class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
     """The rate at a step, as described in `Recipe`; the cosine falls step by step."""
 
-    def __init__(self, total_steps, peak, schedule, decay_at, warmup, warmup_from):
+    def __init__(self, total_steps, peak, schedule, decay_at, warmup, warmup_start_lr):
         self.total_steps = total_steps
         self.peak = peak
         self.schedule = schedule
         self.decay_at = decay_at
         self.warmup = warmup
-        self.warmup_from = warmup_from
+        self.warmup_start_lr = warmup_start_lr
 
     def __call__(self, step):
         progress = tf.cast(step, tf.float32) / self.total_steps
@@ -163,7 +163,7 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
             rate = self.peak * 10.0**-decays
         if not self.warmup:
             return rate
-        risen = self.warmup_from + (self.peak - self.warmup_from) * progress / self.warmup
+        risen = self.warmup_start_lr + (self.peak - self.warmup_start_lr) * progress / self.warmup
         return tf.where(progress < self.warmup, risen, rate)
 
     def get_config(self):

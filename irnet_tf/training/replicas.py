@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from irnet_tf._compat import layers_from_zero
-from irnet_tf.description import attach, describe
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import remember_alike
 import tensorflow as tf
 
@@ -74,8 +74,8 @@ def synchronise_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
 
     synchronised = tf.keras.models.clone_model(model, clone_function=clone)
     synchronised.set_weights(model.get_weights())
-    description = describe(model)
+    description = get_model_config(model)
     if description:
-        attach(synchronised, description)
+        set_model_config(synchronised, description)
         remember_alike(synchronised, model)
     return synchronised

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 import sys
 
-from irnet_tf._files import write_atomically
+from irnet_tf._utils import write_atomically
 from irnet_tf.training.checkpoints import Checkpoints
 import numpy as np
 import tensorflow as tf

@@ -17,7 +17,7 @@ standard deviation that the layer's latent weights had: the outputs do not depen
 gradients scale with its inverse, so that training goes on at the pace it had.
 
 The header's one metadata entry `irnet_tf` is a JSON object: `sha256`, `format_version`,
-`created_with`, `description` (of the network, see `irnet_tf.description`; not in every file) and
+`created_with`, `description` (of the network, see `irnet_tf.model_config`; not in every file) and
 `facts` (other metadata). `sha256`, always first, is that of the whole file with these 64 digits
 replaced by zeros, so that no byte can change unnoticed. Files are deterministic, and reading one
 executes nothing.
@@ -29,8 +29,8 @@ import dataclasses
 import hashlib
 import os
 
-from irnet_tf._files import write_atomically
-from irnet_tf.description import Description, describe
+from irnet_tf._utils import write_atomically
+from irnet_tf.model_config import ModelConfig, get_model_config
 from irnet_tf.weights import bits, file
 from irnet_tf.weights.file import FORMAT_VERSION, MAX_BYTES, WeightsFile, read
 import numpy as np
@@ -110,7 +110,7 @@ def load_weights(
     one_bit = sorted(name for name in tensors if name.endswith(".kernel_1bit"))
     stds = dict(zip(one_bit, np.ravel(tensors.pop("latent_std", ()))))
     stored = bits.stored_tensors(model)
-    described = [d for d in (describe(model), found.description) if d is not None]
+    described = [d for d in (get_model_config(model), found.description) if d is not None]
     classifiers = {d.classifier for d in described} if described else {*_LEGACY_CLASSIFIERS}
     if skip_classifier:
         for name in (*tensors, *stored):
@@ -140,7 +140,7 @@ def read_metadata(path: str | os.PathLike) -> dict:
 
     Returns:
         The metadata, with `format_version`, `created_with` (from package to version), and
-        `description` if the file has one, as `Description.to_dict` gives it.
+        `description` if the file has one, as `ModelConfig.to_dict` gives it.
 
     Raises:
         ValueError, OSError: as `read`.
@@ -163,7 +163,7 @@ def remember_loaded(model: tf.keras.Model, found: WeightsFile) -> None:
     For whoever loads a file and attaches what it says: `save_weights` then leaves out what is no
     longer true once the weights have changed.
     """
-    said = describe(model), _fingerprint(found.tensors), found.sha256
+    said = get_model_config(model), _fingerprint(found.tensors), found.sha256
     object.__setattr__(model, "_irnet_tf_loaded", said)  # hidden from Keras's tracking
 
 
@@ -179,8 +179,8 @@ def remember_alike(model: tf.keras.Model, other: tf.keras.Model) -> None:
         object.__setattr__(model, "_irnet_tf_loaded", said)
 
 
-def _still_true(model, tensors) -> Description | None:
-    description = describe(model)
+def _still_true(model, tensors) -> ModelConfig | None:
+    description = get_model_config(model)
     loaded, fingerprint, sha256 = getattr(model, "_irnet_tf_loaded", (None, "", ""))
     if description is None or description is not loaded or fingerprint == _fingerprint(tensors):
         return description

@@ -9,8 +9,8 @@ import os
 import re
 
 import irnet_tf
-from irnet_tf._files import read_regular
-from irnet_tf.description import Description
+from irnet_tf._utils import read_regular
+from irnet_tf.model_config import ModelConfig
 import larq as lq
 import numpy as np
 import safetensors
@@ -41,7 +41,7 @@ class WeightsFile:
     path: str
     sha256: str
     tensors: dict[str, np.ndarray]
-    description: Description | None
+    description: ModelConfig | None
     metadata: dict
 
 
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike) -> WeightsFile:
         metadata = {**header["facts"], "format_version": version, "created_with": created_with}
         description = header.get("description")
         if description is not None:
-            description = Description.from_dict(description)
+            description = ModelConfig.from_dict(description)
         tensors = safetensors.numpy.load(data)
         check_finite(tensors)
     except RecursionError:
@@ -79,7 +79,7 @@ def read(path: str | os.PathLike) -> WeightsFile:
     return WeightsFile(str(path), hashlib.sha256(data).hexdigest(), tensors, description, metadata)
 
 
-def to_bytes(tensors: dict, description: Description | None, metadata: dict | None) -> bytes:
+def to_bytes(tensors: dict, description: ModelConfig | None, metadata: dict | None) -> bytes:
     """The bytes of a weights file.
 
     Raises:

@@ -9,9 +9,9 @@ import functools
 import inspect
 import json
 
-from irnet_tf._checks import check_choice, nearest
 from irnet_tf._compat import layers_from_zero
 from irnet_tf._runs import nameless
+from irnet_tf._utils import check_choice, nearest
 from irnet_tf.preprocessing import Preprocessing
 import tensorflow as tf
 
@@ -19,7 +19,7 @@ BUILDERS: dict[str, Callable[..., tf.keras.Model]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class ModelConfig:
     """What is known of a network. All but `builder` and `arguments` may be unknown (None).
 
     Attributes:
@@ -88,7 +88,7 @@ class Description:
         if self.builder not in BUILDERS:
             raise ValueError(
                 f"unknown builder {self.builder!r}; {nearest(self.builder, BUILDERS)} A builder of "
-                "your own is made known with irnet_tf.description.register_builder"
+                "your own is made known with irnet_tf.model_config.register_builder"
             )
         arguments = {**self.arguments, **overrides}
         builder = BUILDERS[self.builder]
@@ -96,17 +96,19 @@ class Description:
         own = arguments.get("input_tensor") is None
         with layers_from_zero() if own else contextlib.nullcontext():
             model = builder(**{name: _revive(value) for name, value in arguments.items()})
-        made = describe(model)
+        made = get_model_config(model)
         if arguments.get("input_tensor") is not None:
             return model  # what lies before it is not ours to describe
         if made is None:
-            return attach(model, dataclasses.replace(self, arguments=plain_arguments(arguments)))
+            return set_model_config(
+                model, dataclasses.replace(self, arguments=plain_arguments(arguments))
+            )
         changes = {
             field.name: getattr(made, field.name)
             for field in dataclasses.fields(self)
             if field.name in ("builder", "arguments", "output", "classifier")
         }
-        return attach(model, dataclasses.replace(self, **changes))
+        return set_model_config(model, dataclasses.replace(self, **changes))
 
     def to_dict(self) -> dict:
         """Of JSON types; what is unknown is left out."""
@@ -122,7 +124,7 @@ class Description:
         return values
 
     @classmethod
-    def from_dict(cls, values) -> Description:
+    def from_dict(cls, values) -> ModelConfig:
         """What `to_dict` gave.
 
         Raises:
@@ -140,7 +142,7 @@ class Description:
         return cls(**values)
 
 
-def describe(model: tf.keras.Model) -> Description | None:
+def get_model_config(model: tf.keras.Model) -> ModelConfig | None:
     """The description that travels with a model; None if there is none.
 
     A clone (`tf.keras.models.clone_model`) or a model that Keras loaded has none: `attach` one.
@@ -150,11 +152,11 @@ def describe(model: tf.keras.Model) -> Description | None:
 
 def classes_of(model: tf.keras.Model) -> tuple[str, ...] | int:
     """Names of a model's outputs, in their order; how many there are if they are not known."""
-    description = describe(model)
+    description = get_model_config(model)
     return (description and description.classes) or model.output_shape[-1]
 
 
-def attach(model: tf.keras.Model, description: Description) -> tf.keras.Model:
+def set_model_config(model: tf.keras.Model, description: ModelConfig) -> tf.keras.Model:
     """Let the description travel with the model. Returns the model."""
     object.__setattr__(model, "_irnet_tf_description", description)  # hidden from Keras's tracking
     return model
@@ -173,7 +175,7 @@ def register_builder(name: str, function: Callable[..., tf.keras.Model]) -> None
         raise ValueError(f"there is a builder {name!r} already; choose another name")
 
 
-def described(*, classifier: str | Callable[[dict], str]) -> Callable:
+def register_network(*, classifier: str | Callable[[dict], str]) -> Callable:
     """Decorates a builder: what it makes carries a description, and it is registered.
 
     Args:
@@ -193,9 +195,9 @@ def described(*, classifier: str | Callable[[dict], str]) -> Callable:
                 arguments["classifier_activation"] = activation
             top = arguments.get("include_top", True)
             name = classifier(arguments) if callable(classifier) else classifier
-            return attach(
+            return set_model_config(
                 model,
-                Description(
+                ModelConfig(
                     builder.__name__,
                     plain_arguments(arguments),
                     output="logits" if activation in (None, "linear") else "probabilities",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from irnet_tf._files import write_atomically
+from irnet_tf._utils import write_atomically
 
 # Dark to light, so that grey tells them apart, and with dashes and markers of their own.
 COLOURS = ("#1b1b5e", "#c2410c", "#0d8a72", "#a855b5", "#c9a227", "#6b7280")

@@ -11,7 +11,7 @@ from pathlib import Path
 import statistics
 import tempfile
 
-from irnet_tf._files import write_atomically
+from irnet_tf._utils import write_atomically
 from irnet_tf.training.checkpoints import Checkpoints
 from irnet_tf.training.identity import differences
 from irnet_tf.training.lock import Lock

@@ -1,11 +1,42 @@
-"""Files that appear whole or not at all."""
+"""Argument checks, files written atomically, the processor's name."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 from pathlib import Path
+import platform
+import re
 import stat
+
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
+
+
+def processor() -> str:
+    """The processor's architecture, name, and the instruction sets that matter here."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = flags[1].split() if flags else []
+    parts = [platform.machine(), name[1] if name else platform.processor()]
+    parts.append(" ".join(flag for flag in _INSTRUCTIONS if flag in flags))
+    return ", ".join(part for part in parts if part)
+
+
+def check_choice(name: str, value, choices) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices or isinstance(value, bool):
+        allowed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+def nearest(name: str, known) -> str:
+    """A question that offers what is nearest to `name` among `known`, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:

@@ -3,7 +3,7 @@
 import json
 
 import irnet_tf
-from irnet_tf.description import Description, attach, describe, register_builder
+from irnet_tf.model_config import ModelConfig, get_model_config, register_builder, set_model_config
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.weights import save_weights
 import larq as lq
@@ -26,10 +26,10 @@ import zoo
 )
 def test_a_network_is_built_anew_from_its_description_as_json(build, classifier):
     model = build()
-    text = json.dumps(describe(model).to_dict())
-    again = Description.from_dict(json.loads(text)).build()
-    assert describe(again) == describe(model)
-    assert describe(model).classifier == classifier
+    text = json.dumps(get_model_config(model).to_dict())
+    again = ModelConfig.from_dict(json.loads(text)).build()
+    assert get_model_config(again) == get_model_config(model)
+    assert get_model_config(model).classifier == classifier
     if classifier:
         assert model.get_layer(classifier) is model.layers[-1]
     assert facts(again) == facts(model)
@@ -54,21 +54,23 @@ def facts(model):
 
 
 def test_outputs_are_told():
-    assert describe(vgg_small()).output == "logits"
-    assert describe(vgg_small(classifier_activation="softmax")).output == "probabilities"
+    assert get_model_config(vgg_small()).output == "logits"
+    assert get_model_config(vgg_small(classifier_activation="softmax")).output == "probabilities"
 
 
 def test_a_linear_classifier_gives_logits_and_functions_are_named():
     for activation in ("linear", tf.keras.activations.linear):
-        assert describe(cifar_resnet(20, classifier_activation=activation)).output == "logits"
-    made = describe(cifar_resnet(20, classifier_activation=tf.keras.activations.softmax))
+        assert (
+            get_model_config(cifar_resnet(20, classifier_activation=activation)).output == "logits"
+        )
+    made = get_model_config(cifar_resnet(20, classifier_activation=tf.keras.activations.softmax))
     assert made.output == "probabilities"
     assert made.arguments["classifier_activation"] == "softmax"
 
 
 def test_what_lies_before_an_input_tensor_is_not_described():
     images = cifar_resnet(20, include_top=False)
-    assert describe(vgg_small(input_tensor=images.input)) is None
+    assert get_model_config(vgg_small(input_tensor=images.input)) is None
 
 
 @pytest.mark.parametrize(
@@ -85,21 +87,23 @@ def test_what_lies_before_an_input_tensor_is_not_described():
 )
 def test_what_is_no_description_is_refused(values, says):
     with pytest.raises(ValueError, match=says):
-        Description.from_dict(values)
+        ModelConfig.from_dict(values)
 
 
 def test_an_unknown_builder_or_argument_is_named():
     with pytest.raises(ValueError, match="unknown builder 'vgg_smal'; did you mean vgg_small"):
-        Description("vgg_smal", {}).build()
+        ModelConfig("vgg_smal", {}).build()
     with pytest.raises(ValueError, match="no argument 'depth'; it has weight_bits"):
-        Description("vgg_small", {"depth": 20}).build()
+        ModelConfig("vgg_small", {"depth": 20}).build()
     with pytest.raises(ValueError, match="a builder 'vgg_small' already"):
         register_builder("vgg_small", lambda: None)
 
 
 def test_it_can_be_attached_to_a_model_of_ones_own():
-    model = attach(vgg_small(), Description("vgg_small", {"num_classes": 10}, classes=("a", "b")))
-    assert describe(model).classes == ("a", "b")
+    model = set_model_config(
+        vgg_small(), ModelConfig("vgg_small", {"num_classes": 10}, classes=("a", "b"))
+    )
+    assert get_model_config(model).classes == ("a", "b")
 
 
 def test_quantizers_given_as_objects_keep_their_metrics_and_no_names(tmp_path):
@@ -109,7 +113,7 @@ def test_quantizers_given_as_objects_keep_their_metrics_and_no_names(tmp_path):
         return cifar_resnet(20, kernel_quantizer=irnet_tf.LibraPB(metrics=["flip_ratio"]))
 
     first, second = build(), build()
-    assert describe(first) == describe(second)
+    assert get_model_config(first) == get_model_config(second)
     assert hasattr(first.get_layer("layer1.0.conv1").kernel_quantizer, "flip_ratio")
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
