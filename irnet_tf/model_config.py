@@ -32,7 +32,7 @@ class ModelConfig:
         output: `"logits"` or `"probabilities"`.
         classifier: name of the layer that ends in one number a class; None without a top.
         recipe, data, seed: of the training that made the weights.
-        began_with: SHA-256 of the weights file that the training began with, or whose weights
+        initialized_from: SHA-256 of the weights file that the training began with, or whose weights
             they were, such as `"larq-zoo 2.4.0"`.
         results: accuracies as fractions.
         training: other facts of that training (epoch, precision, ...).
@@ -51,7 +51,7 @@ class ModelConfig:
     recipe: dict | None = None
     data: dict | None = None
     seed: int | None = None
-    began_with: str | None = None
+    initialized_from: str | None = None
     results: dict | None = None
     training: dict | None = None
 
@@ -63,7 +63,7 @@ class ModelConfig:
 
         require("builder", str, optional=False)
         require("arguments", dict, optional=False)
-        for name in ("network", "classifier", "began_with"):
+        for name in ("network", "classifier", "initialized_from"):
             require(name, str)
         for name in ("recipe", "data", "results", "training"):
             require(name, dict)

@@ -23,7 +23,7 @@ RECIPE = Recipe("digits", epochs=2, batch_size=4, learning_rate=0.1)
         ({"residual_gamma_init": -0.3}, "residual_gamma_init"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1"),
         ({"mixed_precision": "bfloat16"}, "mixed_precision must be one of"),
-        ({"schedule": "exponential"}, "schedule must be one of"),
+        ({"lr_schedule": "exponential"}, "lr_schedule must be one of"),
         ({"activation_t_max": 0.01}, "t_min <= t_max"),
         ({"decay_at": (7.0,)}, "decay_at"),
         ({"augmentation": "nope"}, "augmentation must be one of"),
@@ -35,7 +35,7 @@ def test_values_out_of_range_are_named(change, says):
 
 
 def test_a_linear_rate_falls_linearly():
-    rate = RECIPE.replace(schedule="linear").learning_rate_schedule(steps_per_epoch=50)
+    rate = RECIPE.replace(lr_schedule="linear").learning_rate_schedule(steps_per_epoch=50)
     assert [float(rate(step)) for step in (0, 25, 100)] == pytest.approx([0.1, 0.075, 0.0])
 
 

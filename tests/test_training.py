@@ -91,7 +91,7 @@ def test_fit_is_sgd_with_momentum_and_l2_decay_of_every_parameter(
     float64, probabilities, regularizer
 ):
     """By hand, of logits or of probabilities, with a regularizer of the network's own or none."""
-    recipe = RECIPE.replace(weight_decay=0.01, schedule="step")
+    recipe = RECIPE.replace(weight_decay=0.01, lr_schedule="step")
     model = tiny_network(probabilities, regularizer)
     images, labels = batch_of()
     start = model.get_weights()

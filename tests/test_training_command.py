@@ -60,13 +60,13 @@ NONSENSE = [
     (["--weight_decay=inf"], "weight_decay must be"),
     (["--momentum=1"], "momentum must be"),
     (["--nesterov=perhaps"], "nesterov"),
-    (["--schedule=zigzag"], "schedule must be one of"),
+    (["--lr_schedule=zigzag"], "lr_schedule must be one of"),
     (["--decay_at=0.3,high"], "decay_at"),
     (["--decay_at=3"], "decay_at must hold shares"),
     (["--warmup=2"], "warmup must be"),
     (["--warmup_start_lr=0.1"], "warmup_start_lr needs warmup"),
-    (["--decay_at=0.5"], "decay_at is for the schedule 'step', and it is 'cosine'"),
-    (["--schedule=step"], "schedule 'step' needs decay_at, such as 0.5,0.75"),
+    (["--decay_at=0.5"], "decay_at is for the lr_schedule 'step', and it is 'cosine'"),
+    (["--lr_schedule=step"], "lr_schedule 'step' needs decay_at, such as 0.5,0.75"),
     (["--t_min=0"], "t_min"),
     (["--t_min=20"], "t_min"),
     (["--augmentation=nope"], "augmentation must be one of"),
@@ -292,7 +292,7 @@ def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
 
 @pytest.mark.slow
 def test_flags_make_the_run_and_evaluation_gives_its_accuracy(tmp_path):
-    flags = ["--epochs=1", "--batch_size=128", "--t_min=0.02", "--schedule=step", "--decay_at=0.5",
+    flags = ["--epochs=1", "--batch_size=128", "--t_min=0.02", "--lr_schedule=step", "--decay_at=0.5",
              "--depth=20", "--structure=normal", "--padding=symmetric",
              f"--output_dir={tmp_path}"]  # fmt: skip
     trained = run_train(*flags, env={"TF_CPP_MIN_LOG_LEVEL": "3"})

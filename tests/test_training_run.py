@@ -115,7 +115,7 @@ def test_other_weights_to_begin_with_make_another_run(tmp_path):
         def build():
             model = tiny_network()
             return set_model_config(
-                model, dataclasses.replace(get_model_config(model), began_with=digest)
+                model, dataclasses.replace(get_model_config(model), initialized_from=digest)
             )
 
         return build
@@ -123,7 +123,7 @@ def test_other_weights_to_begin_with_make_another_run(tmp_path):
     recipe = RECIPE.replace(epochs=1)
     tiny_train(tmp_path, recipe)
     config = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match="began_with: None there, 'abc' asked for"):
+    with pytest.raises(ValueError, match="initialized_from: None there, 'abc' asked for"):
         tiny_train(tmp_path, recipe, begun_with("abc"))
     assert (tmp_path / "config.json").read_bytes() == config
 
@@ -329,9 +329,11 @@ def test_a_network_of_the_zoo_is_no_random_beginning(tmp_path):
     recipe = RECIPE.replace(epochs=1)
     training.train(lambda: zoo.load(name), digits, recipe, tmp_path)
     sha256 = zoo.info(name).weights.sha256
-    assert json.loads((tmp_path / "config.json").read_text())["identity"]["began_with"] == sha256
-    assert get_model_config(zoo.load(tmp_path / "final.safetensors")).began_with == sha256
-    with pytest.raises(ValueError, match="began_with"):
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["identity"]["initialized_from"] == sha256
+    )
+    assert get_model_config(zoo.load(tmp_path / "final.safetensors")).initialized_from == sha256
+    with pytest.raises(ValueError, match="initialized_from"):
         training.train(lambda: zoo.load(name, None), digits, recipe, tmp_path)
 
 

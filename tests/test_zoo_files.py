@@ -146,7 +146,7 @@ def test_no_result_is_claimed_for_weights_that_have_changed(path, x):
     save_weights(model, path)
     said = read(path).description
     assert said.results is said.recipe is said.data is said.training is None
-    assert said.began_with == read(SHIPPED).sha256 and said.classes == tuple("0123456789")
+    assert said.initialized_from == read(SHIPPED).sha256 and said.classes == tuple("0123456789")
     # Whoever attaches a new description knows what they say.
     results = {"accuracy": 0.5}
     set_model_config(model, dataclasses.replace(get_model_config(model), results=results))
@@ -154,7 +154,7 @@ def test_no_result_is_claimed_for_weights_that_have_changed(path, x):
     assert read(path).description.results == results
     tuned = zoo.load(NAME, num_classes=3)
     assert (
-        get_model_config(tuned).began_with == read(SHIPPED).sha256
+        get_model_config(tuned).initialized_from == read(SHIPPED).sha256
         and get_model_config(tuned).results is None
     )
 

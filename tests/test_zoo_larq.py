@@ -219,8 +219,8 @@ def test_pretrained_weights_go_where_they_belong(monkeypatch, x):
         zoo.load("larq_zoo/BiRealNet", **IR_NET)
     plain = zoo.load("larq_zoo/BiRealNet")
     assert (
-        get_model_config(plain).began_with
-        == get_model_config(tuned).began_with
+        get_model_config(plain).initialized_from
+        == get_model_config(tuned).initialized_from
         == zoo.info("larq_zoo/BiRealNet").origin
     )  # so that a training does not take them for random
     image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3)).astype(np.uint8)

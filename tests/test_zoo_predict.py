@@ -124,7 +124,7 @@ def test_its_file_keeps_no_results_of_weights_that_have_changed(tmp_path):
     classifier.set_weights([-values for values in classifier.get_weights()])
     save_weights(raw, tmp_path / "changed.safetensors")
     changed = get_model_config(zoo.load(tmp_path / "changed.safetensors"))
-    assert changed.results is None and changed.began_with == zoo.info(NAME).weights.sha256
+    assert changed.results is None and changed.initialized_from == zoo.info(NAME).weights.sha256
 
 
 def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, tmp_path):

@@ -127,7 +127,7 @@ def _info(argv):
         "training": known.training and _pairs(known.training),
         "seed": known.seed,
         "recipe": known.recipe and _pairs(known.recipe),
-        "began with": known.began_with and f"weights {known.began_with}",
+        "began with": known.initialized_from and f"weights {known.initialized_from}",
     }
     if name in zoo.list_models():
         entry = zoo.info(name)

@@ -18,7 +18,7 @@ from zoo.registry import Entry, info, list_models
 
 _SUFFIX = ".safetensors"
 _HEAD = ("num_classes", "include_top")  # where these differ the classifier begins anew
-_OF_WEIGHTS = ("recipe", "data", "seed", "results", "training", "began_with")
+_OF_WEIGHTS = ("recipe", "data", "seed", "results", "training", "initialized_from")
 
 
 def load(
@@ -186,7 +186,7 @@ def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
     changes = {
         "network": entry.name,
         "preprocessing": entry.preprocessing,
-        "began_with": entry.origin,
+        "initialized_from": entry.origin,
     }
     set_model_config(
         model, dataclasses.replace(get_model_config(model) or entry.description, **changes)
@@ -202,7 +202,7 @@ def _has_head(model, arguments):
     return arguments.get("include_top", True) and arguments.get("num_classes", classes) == classes
 
 
-def _rebuilt(model, description, arguments, began_with):
+def _rebuilt(model, description, arguments, initialized_from):
     """The network as the arguments ask for it, with the model's weights."""
     other = _build(description, arguments)
     known = get_model_config(other)  # not of one on an input_tensor
@@ -224,7 +224,7 @@ def _rebuilt(model, description, arguments, began_with):
             )
         layer.set_weights(values)
     if known is not None:
-        set_model_config(other, dataclasses.replace(known, began_with=began_with))
+        set_model_config(other, dataclasses.replace(known, initialized_from=initialized_from))
     return other
 
 

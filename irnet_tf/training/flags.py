@@ -70,13 +70,15 @@ def changed(recipe: Recipe, changes: Mapping) -> Recipe:
     none = {name: None for name in optional if changes.get(name) == "none"}
     recipe = recipe.replace(**{k: v for k, v in changes.items() if k not in none})
     recipe = dataclasses.replace(recipe, **none)
-    if changes.get("decay_at") and recipe.schedule != "step":
+    if changes.get("decay_at") and recipe.lr_schedule != "step":
         raise ValueError(
-            f"decay_at is for the schedule 'step', and it is {recipe.schedule!r}: give "
-            "schedule=step, or leave decay_at out"
+            f"decay_at is for the lr_schedule 'step', and it is {recipe.lr_schedule!r}: give "
+            "lr_schedule=step, or leave decay_at out"
         )
-    if changes.get("schedule") == "step" and not recipe.decay_at:
-        raise ValueError("schedule 'step' needs decay_at, such as 0.5,0.75: where the rate falls")
+    if changes.get("lr_schedule") == "step" and not recipe.decay_at:
+        raise ValueError(
+            "lr_schedule 'step' needs decay_at, such as 0.5,0.75: where the rate falls"
+        )
     if changes.get("warmup_start_lr") and not recipe.warmup:
         raise ValueError("warmup_start_lr needs warmup, the share of training that it takes")
     return recipe

@@ -63,7 +63,7 @@ def identity_of(
         "ede": options.ede,
         "mixed_precision": recipe.mixed_precision,
         "sync_batch_norm": options.sync_batch_norm,
-        "began_with": loaded_from(model) or (description and description.began_with),
+        "initialized_from": loaded_from(model) or (description and description.initialized_from),
         "preprocessing": preprocessing.to_dict(),
         "data": {
             "name": data.name,
@@ -86,7 +86,7 @@ def recipe_of(identity: dict) -> Recipe:
 def begins_at_random(model: tf.keras.Model) -> bool:
     """Whether a model has random weights, as far as its description says."""
     description = get_model_config(model)
-    trained = description and (description.began_with or description.results)
+    trained = description and (description.initialized_from or description.results)
     return not (trained or loaded_from(model))
 
 
@@ -119,7 +119,7 @@ def complete(model, identity, preprocessing, results, training) -> None:
         recipe=identity["recipe"],
         data=identity["data"],
         seed=identity["seed"],
-        began_with=identity["began_with"],
+        initialized_from=identity["initialized_from"],
         results=results,
         training=training,
     )

@@ -189,7 +189,7 @@ class _Run:
                 options=options,
                 preprocessing=self.preprocessing,
                 folder=self.shared.folder,
-                began_with=self.identity["began_with"],
+                initialized_from=self.identity["initialized_from"],
                 resumed=(self.at.epoch, self.at.step),
             )
         )

@@ -71,7 +71,9 @@ class Progress:
             )
 
 
-def opening(*, model, data, recipe, options, preprocessing, folder, began_with, resumed) -> str:
+def opening(
+    *, model, data, recipe, options, preprocessing, folder, initialized_from, resumed
+) -> str:
     """A run in a few lines, at its beginning."""
     description = get_model_config(model)
     network = (description and description.network) or model.name
@@ -82,7 +84,7 @@ def opening(*, model, data, recipe, options, preprocessing, folder, began_with, 
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     devices = f"{strategy.num_replicas_in_sync} {kind}" + "s" * (strategy.num_replicas_in_sync > 1)
     precision = recipe.mixed_precision or tf.keras.backend.floatx()
-    rate = f"{recipe.schedule} from {recipe.learning_rate:g}"
+    rate = f"{recipe.lr_schedule} from {recipe.learning_rate:g}"
     lines = [
         ("network", f"{network}: {', '.join(bits)}, {parameters:,} parameters"),
         ("data", f"{data.name}: {data.train.num_examples} images to train on, "
@@ -91,7 +93,7 @@ def opening(*, model, data, recipe, options, preprocessing, folder, began_with, 
         ("recipe", f"{recipe.epochs} epochs, batch {recipe.batch_size}, rate {rate}, decay "
                    f"{recipe.weight_decay:g}, t {recipe.t_min:g} to {recipe.t_max:g}, "
                    f"augmentation {recipe.augmentation}"),
-        ("begins", f"with weights {began_with[:14]}" if began_with  # a digest, or whose
+        ("begins", f"with weights {initialized_from[:14]}" if initialized_from  # a digest, or whose
                    else f"with random weights, seed {options.seed}"),
         ("devices", f"{devices}, {precision}{', XLA' if options.jit_compile else ''}"),
         ("folder", str(folder)),

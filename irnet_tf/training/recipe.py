@@ -24,7 +24,7 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: global, over all devices.
         learning_rate: at its highest.
-        schedule: `"cosine"` or `"linear"` (to zero), or `"step"` (a tenth at each of `decay_at`).
+        lr_schedule: `"cosine"` or `"linear"` (to zero), or `"step"` (a tenth at each of `decay_at`).
         decay_at: shares of training at which `"step"` divides the rate by ten.
         warmup: share of training over which the rate rises linearly to `learning_rate`.
         warmup_start_lr: rate at which the warm-up begins.
@@ -54,7 +54,7 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
-    schedule: str = "cosine"
+    lr_schedule: str = "cosine"
     decay_at: tuple[float, ...] = ()
     warmup: float = 0.0
     warmup_start_lr: float = 0.0
@@ -74,7 +74,7 @@ class Recipe:
     scale_lr_with_batch: bool = False
 
     def __post_init__(self):
-        check_choice("schedule", self.schedule, ("cosine", "linear", "step"))
+        check_choice("lr_schedule", self.lr_schedule, ("cosine", "linear", "step"))
         check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         if not all(0 < share < 1 for share in self.decay_at):
             raise ValueError(
@@ -128,7 +128,7 @@ class Recipe:
         return LearningRate(
             total_steps=self.epochs * steps_per_epoch,
             peak=self.learning_rate,
-            schedule=self.schedule,
+            schedule=self.lr_schedule,
             decay_at=tuple(self.decay_at),
             warmup=self.warmup,
             warmup_start_lr=self.warmup_start_lr,

@@ -185,7 +185,7 @@ def _still_true(model, tensors) -> ModelConfig | None:
     if description is None or description is not loaded or fingerprint == _fingerprint(tensors):
         return description
     unknown = dict.fromkeys(("recipe", "data", "seed", "results", "training"))
-    return dataclasses.replace(description, **unknown, began_with=sha256)
+    return dataclasses.replace(description, **unknown, initialized_from=sha256)
 
 
 def _fingerprint(tensors):
