@@ -292,7 +292,8 @@ def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
 
 @pytest.mark.slow
 def test_flags_make_the_run_and_evaluation_gives_its_accuracy(tmp_path):
-    flags = ["--epochs=1", "--batch_size=128", "--t_min=0.02", "--lr_schedule=step", "--decay_at=0.5",
+    flags = ["--epochs=1", "--batch_size=128", "--t_min=0.02", "--lr_schedule=step",
+             "--decay_at=0.5",
              "--depth=20", "--structure=normal", "--padding=symmetric",
              f"--output_dir={tmp_path}"]  # fmt: skip
     trained = run_train(*flags, env={"TF_CPP_MIN_LOG_LEVEL": "3"})

@@ -24,7 +24,7 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: global, over all devices.
         learning_rate: at its highest.
-        lr_schedule: `"cosine"` or `"linear"` (to zero), or `"step"` (a tenth at each of `decay_at`).
+        lr_schedule: `"cosine"`, `"linear"` (both to zero) or `"step"` (a tenth at each `decay_at`).
         decay_at: shares of training at which `"step"` divides the rate by ten.
         warmup: share of training over which the rate rises linearly to `learning_rate`.
         warmup_start_lr: rate at which the warm-up begins.
