@@ -22,6 +22,7 @@ FIELDS = (
     "learning_rate", "ede_t", "ede_k", "images_per_second", "seconds", "test_images",
     "unreadable_images",
 )  # fmt: skip
+COLUMNS = FIELDS[:11]
 _SINCE = {"test_images": 0, "unreadable_images": 0}  # columns that old files do not have
 
 
@@ -213,6 +214,34 @@ class RunFolder:
         }
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
         return result
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Rows of a `metrics.csv`, one per epoch; epochs count from 1.
+
+    Args:
+        path: Run folder, or the file itself.
+
+    Raises:
+        ValueError: If the file is damaged; names the line.
+        OSError: If the file cannot be read.
+    """
+    path = Path(path)
+    path = path / "metrics.csv" if path.is_dir() else path
+    rows = []
+    with open(path, newline="") as file:
+        for line, values in enumerate(csv.DictReader(file), start=2):
+            try:
+                row = {name: float(values[name]) for name in COLUMNS}
+            except (KeyError, TypeError, ValueError):
+                row = {"epoch": None}
+            if row["epoch"] != line - 1:
+                raise ValueError(
+                    f"{str(path)!r} is damaged in line {line}; expected epoch {line - 1} and the "
+                    f"columns {', '.join(COLUMNS)}"
+                )
+            rows.append({**row, "epoch": line - 1})
+    return rows
 
 
 def best_row(rows: list[dict]) -> dict:
