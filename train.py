@@ -20,7 +20,7 @@ import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf import data, evaluation, training
 from irnet_tf.model_config import classes_of
 from irnet_tf.training import flags as flags_of
-from irnet_tf.training.cluster import STRATEGIES
+from irnet_tf.training.distribute import STRATEGIES
 from irnet_tf.training.past import read_past
 from irnet_tf.training.run_dir import RunFolder
 import zoo

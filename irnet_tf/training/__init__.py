@@ -1,7 +1,7 @@
 """How networks are trained: recipes, the run itself, and its parts for `Model.fit`."""
 
 from irnet_tf.training.callbacks import AverageStatistics, RunLogger
-from irnet_tf.training.cluster import make_strategy
+from irnet_tf.training.distribute import make_strategy
 from irnet_tf.training.feeding import evaluate, training_batches
 from irnet_tf.training.loop import Stopped, train
 from irnet_tf.training.optimizer import L2SGD, compile_model
