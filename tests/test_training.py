@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-import zipfile
 
 import irnet_tf
 from irnet_tf import training
@@ -44,20 +43,6 @@ def test_imagenet_rate_is_the_published_one():
     half = recipe.replace(batch_size=1024)
     assert (half.learning_rate, half.warmup_start_lr) == pytest.approx((0.4, 0.1))
     assert recipe.replace(batch_size=1024, learning_rate=0.3).learning_rate == 0.3
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
-        ({"batch_size": -1}, "batch_size must be"),
-        ({"t_min": 0.0}, "t_min"),
-        ({"decay_at": (0.3, 7.0)}, "decay_at must hold shares .*7.0"),
-    ],
-)
-def test_bad_recipes_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        RECIPE.replace(**changes)
 
 
 # ---- the step ----------------------------------------------------------------------------------
@@ -114,31 +99,24 @@ def test_fit_is_sgd_with_momentum_and_l2_decay_of_every_parameter(
 
 @pytest.mark.parametrize("kind", ["keras", "h5", "saved_model"])
 def test_a_compiled_model_that_keras_saved_can_be_loaded(tmp_path, kind):
-    recipe = RECIPE.replace(binary_weight_decay=0.0)
+    recipe = RECIPE.replace(classifier_lr_scale=0.5)
     model = training.compile_model(tiny_network(), recipe, 3)
     images, labels = batch_of()
     model.fit(images, labels, verbose=0)
     path = tmp_path / ("model" if kind == "saved_model" else f"model.{kind}")
     model.save(path)
-    if kind == "keras":  # earlier versions called the optimizer SGD
-        with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "old.keras", "w") as new:
-            for name in old.namelist():
-                new.writestr(name, old.read(name).replace(b"L2SGD", b"SGD"))
-        path = tmp_path / "old.keras"
     again = tf.keras.models.load_model(path)
     np.testing.assert_array_equal(again(images), model(images))
-    assert again.optimizer.l2 == recipe.weight_decay and 0.0 in again.optimizer.decays.values()
+    assert again.optimizer.l2 == recipe.weight_decay
+    assert again.optimizer.lr_scales == {"fc/kernel:0": 0.5, "fc/bias:0": 0.5}
 
 
-def test_single_variables_have_decays_and_rates_of_their_own():
+def test_learning_rate_multipliers_of_single_variables():
     a, b = tf.Variable([1.0], name="a"), tf.Variable([2.0], name="b")
-    optimizer = training.L2SGD(0.5, l2=0.1, decays={"a:0": 0.0}, rate_factors={"b:0": 0.2})
+    optimizer = training.L2SGD(0.5, l2=0.1, lr_scales={"b:0": 0.2})
     optimizer.apply_gradients([(tf.constant([1.0]), a), (tf.constant([1.0]), b)])
-    assert a.numpy() == pytest.approx(1 - 0.5 * 1.0)
+    assert a.numpy() == pytest.approx(1 - 0.5 * (1 + 0.1 * 1))
     assert b.numpy() == pytest.approx(2 - 0.5 * 0.2 * (1 + 0.1 * 2))
-    again = tf.keras.optimizers.deserialize(tf.keras.optimizers.serialize(optimizer))
-    assert isinstance(again, training.L2SGD)
-    assert (again.l2, again.decays, again.rate_factors) == (0.1, {"a:0": 0.0}, {"b:0": 0.2})
 
 
 def test_metrics_are_of_all_images_whatever_the_batches(tmp_path):

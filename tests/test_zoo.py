@@ -113,7 +113,7 @@ def test_trained_networks_go_on_with_the_sharpness_of_their_training(rng, tmp_pa
     model = zoo.load(name)
     known = get_model_config(model)
     cases = [
-        ({"activation_t_max": 2.0}, True, (3, 2)),
+        ({"t_max": 2.0}, True, (2, 2)),
         ({}, False, (pytest.approx(0.1), pytest.approx(0.1))),
     ]
     for recipe, ede, expected in cases:

@@ -54,7 +54,9 @@ def register(
             f"{getattr(builder, '__name__', builder)!r} is no known builder: make it known with "
             "irnet_tf.model_config.register_builder first, so that weights files can name it"
         )
-    recipes = MappingProxyType({"paper": recipe, **(recipes or {})})
+    recipes = {"paper": recipe, **(recipes or {})}
+    recipes["finetune"] = recipes.get("fast", recipe).finetune()
+    recipes = MappingProxyType(recipes)
     arguments = MappingProxyType(dict(arguments))
     if bits is None:
         bits = "/".join(str(arguments.get(f"{k}_bits", 1)) for k in ("weight", "activation"))
@@ -98,7 +100,7 @@ def register_twin(name: str, recipe: Recipe | None = None, **changes) -> Callabl
         ValueError: as `register`.
     """
     entry = info(name)
-    changes.setdefault("recipes", {k: v for k, v in entry.recipes.items() if k != "paper"})
+    changes.setdefault("recipes", {k: v for k, v in entry.recipes.items() if k == "fast"})
     return register(
         f"{name.rsplit('_', 1)[0]}_fp",
         entry.builder,

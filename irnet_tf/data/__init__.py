@@ -7,7 +7,6 @@ number of workers, the batch size, threads or resumption.
 from irnet_tf.data.dataset import Data, Split, UnreadableImages
 from irnet_tf.data.loading import load
 from irnet_tf.data.pipeline import (
-    augment_on_device,
     evaluation_batches,
     training_batches,
 )
@@ -17,7 +16,6 @@ __all__ = [
     "Data",
     "Split",
     "UnreadableImages",
-    "augment_on_device",
     "evaluation_batches",
     "load",
     "naming_unreadable_images",

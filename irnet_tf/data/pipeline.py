@@ -44,8 +44,8 @@ def training_batches(
         first_epoch, first_step: where to begin.
         workers, worker: how many hosts share the work, and which of them this is.
         replicas: devices of this worker; each gets a batch of its own in turn.
-        on_device: whether to leave changes and normalisation to a model that
-            `augment_on_device` prepared.
+        on_device: whether to leave changes and normalisation to the training step of
+            `irnet_tf.training.compile_model`.
 
     Returns:
         A dataset of `(images, labels)`: float32 `[b, size, size, 3]`, normalised, and
@@ -127,36 +127,6 @@ def evaluation_batches(
         tf.data.AUTOTUNE,
         deterministic=True,
     ).prefetch(tf.data.AUTOTUNE)
-
-
-def augment_on_device(
-    model: tf.keras.Model, *, augmentation: str, preprocessing: Preprocessing
-) -> tf.keras.Model:
-    """Let a model change and normalise what `training_batches(on_device=True)` gives.
-
-    It is done at the beginning of `model.train_step`, on the device that trains: a quarter of the
-    bytes has to get there, and it is compiled with the rest. `fit` and `make_train_function` take
-    such batches then, and plain ones still. Evaluation and prediction stay as they are. Call it
-    after `compile`.
-
-    Args:
-        model: to be trained.
-        augmentation, preprocessing: as given to `training_batches`.
-
-    Returns:
-        The same model.
-    """
-    check_choice("augmentation", augmentation, augment.AUGMENTATIONS)
-    step = getattr(model.train_step, "without_augmentation", model.train_step)
-    finish = _finish(augmentation, preprocessing)
-
-    def train_step(batch):
-        return step(finish(*batch) if isinstance(batch[0], (tuple, list)) else batch)
-
-    train_step.without_augmentation = step
-    model.train_step = train_step
-    model.train_function = None  # as `compile` does: it is made anew
-    return model
 
 
 def _finish(augmentation, preprocessing):

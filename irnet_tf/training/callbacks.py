@@ -10,7 +10,7 @@ import warnings
 from irnet_tf import weights
 from irnet_tf.data import evaluation_batches
 from irnet_tf.training import curves
-from irnet_tf.training.optimizer import CrossEntropy, gives_logits
+from irnet_tf.training.optimizer import gives_logits
 from irnet_tf.training.replicas import make_average_statistics
 from irnet_tf.training.run_dir import FIELDS, RunFolder, best_row
 import tensorflow as tf
@@ -165,5 +165,5 @@ def details(model, data, preprocessing, folder) -> tf.keras.callbacks.Callback:
         count = min(_DETAILS_BATCH, data.test.num_examples)
         batches = evaluation_batches(data.test, batch_size=count, preprocessing=preprocessing)
         batch = next(iter(batches))
-    loss = CrossEntropy(gives_logits(model), reduction="none")
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(gives_logits(model), reduction="none")
     return LayerDetails(folder, batch, loss)

@@ -72,8 +72,8 @@ def training_batches(
     """The batches that `train` trains on, epoch behind epoch, for `fit` or a loop of one's own.
 
     They are repeated without end, so that workers need not ask each other whether there is more:
-    tell `fit` the `steps_per_epoch`. Images come as bytes; the model, which must have been
-    compiled before, changes and normalises them on the devices that train.
+    tell `fit` the `steps_per_epoch`. Images are uint8; the training step of `compile_model`
+    augments and normalises them on the device.
 
     Args:
         model: of whose strategy's replicas each gets its share.
@@ -87,9 +87,6 @@ def training_batches(
         ValueError: if the batch is larger than the split or cannot be shared evenly.
     """
     preprocessing = preprocessing_of(model, preprocessing)
-    data_module.augment_on_device(
-        model, augmentation=recipe.augmentation, preprocessing=preprocessing
-    )
 
     def batches(context):
         return data_module.training_batches(

@@ -83,13 +83,6 @@ def recipe_of(identity: dict) -> Recipe:
     )
 
 
-def begins_at_random(model: tf.keras.Model) -> bool:
-    """Whether a model has random weights, as far as its description says."""
-    description = get_model_config(model)
-    trained = description and (description.initialized_from or description.results)
-    return not (trained or loaded_from(model))
-
-
 def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strategy) -> dict:
     """What config.json holds: identity, flags, versions and machine."""
     machine = {

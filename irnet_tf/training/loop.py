@@ -14,8 +14,7 @@ from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import feeding, replicas
 from irnet_tf.training import optimizer as optimizers
 from irnet_tf.training.callbacks import AverageStatistics, RunLogger, details
-from irnet_tf.training.groups import init_residual_gammas
-from irnet_tf.training.identity import Options, begins_at_random, complete, config_of, identity_of
+from irnet_tf.training.identity import Options, complete, config_of, identity_of
 from irnet_tf.training.position import Position
 from irnet_tf.training.progress import Progress, in_words, opening
 from irnet_tf.training.recipe import Recipe
@@ -112,8 +111,6 @@ def train(
     ):
         with strategy.scope():
             model = replicas.made(model, strategy)
-            if recipe.residual_gamma_init != 1 and begins_at_random(model):
-                init_residual_gammas(model, recipe.residual_gamma_init)
             if options.sync_batch_norm:
                 model = replicas.synchronise_batch_norm(model)
         feeding.check_fits(model, data)
@@ -154,12 +151,16 @@ class _Run:
         self.workers = workers
         self.signals = signals
         model, recipe, options = self.model, self.recipe, self.options
-        optimizers.compile_model(model, recipe, self.steps, jit_compile=options.jit_compile)
+        optimizers.compile_model(
+            model,
+            recipe,
+            self.steps,
+            preprocessing=self.preprocessing,
+            jit_compile=options.jit_compile,
+        )
         self.at = Position(model, self.folder, self.shared, workers)
         self.at.restore()
-        schedules = [recipe.ede, recipe.activation_ede]
-        if not options.ede:
-            schedules = [EDESchedule(schedule.t_min, schedule.t_min) for schedule in schedules]
+        schedule = recipe.ede if options.ede else EDESchedule(recipe.t_min, recipe.t_min)
         self.outputs = RunLogger(
             self.folder.folder,
             batch_size=recipe.batch_size,
@@ -170,7 +171,7 @@ class _Run:
             checkpoint=self._save_epoch,
         )
         self.callbacks = tf.keras.callbacks.CallbackList(
-            [EDECallback(recipe.epochs, *schedules), AverageStatistics(), *callbacks, self.outputs],
+            [EDECallback(recipe.epochs, schedule), AverageStatistics(), *callbacks, self.outputs],
             model=model,
             epochs=recipe.epochs,
             steps=self.steps,

@@ -1,32 +1,32 @@
-"""How a model learns: SGD with L2 decay, loss and metrics, put together by `compile`."""
+"""Optimizer, loss, metrics and the training step: `compile_model`."""
 
 from __future__ import annotations
 
+from irnet_tf.data import augment
 from irnet_tf.model_config import get_model_config
-from irnet_tf.training.groups import decays_and_rates
+from irnet_tf.preprocessing import Preprocessing
+from irnet_tf.training.recipe import Recipe
 from larq.utils import register_keras_custom_object
 import tensorflow as tf
 
 
 @register_keras_custom_object
 class L2SGD(tf.keras.optimizers.SGD):
-    """SGD whose weight decay is L2: part of the gradient, before the momentum.
+    """SGD with L2 regularisation: weight decay is added to the gradient, before momentum.
 
-        g = factor * (gradient + decay * w)
-        v = momentum * v - rate * g
-        w = w + v                               (Nesterov: w + momentum * v - rate * g)
+        g = lr_scale * (gradient + l2 * w)
+        v = momentum * v - learning_rate * g
+        w = w + v                               (Nesterov: w + momentum * v - learning_rate * g)
 
-    Keras's own `weight_decay` is decoupled from the gradient (as in AdamW), which is another
-    method. (Not called SGD, for which Keras would load its own.)
+    Keras's own `weight_decay` is decoupled from the gradient, as in AdamW.
 
     Args:
-        learning_rate: number or schedule.
-        momentum: at least 0.
-        nesterov: whether the momentum is Nesterov's.
-        l2: decay of every trainable variable that `decays` does not name.
-        decays: of single variables, by their names (`"fc/kernel:0"`).
-        rate_factors: what the rate of single variables is multiplied by, by their names.
-        **kwargs: Keras's.
+        learning_rate: Number or schedule.
+        momentum: Momentum, at least 0.
+        nesterov: Nesterov momentum.
+        l2: Weight decay of every trainable variable.
+        lr_scales: Learning rate multipliers by variable name, such as `{"fc/kernel:0": 0.1}`.
+        **kwargs: Arguments of `tf.keras.optimizers.SGD`.
     """
 
     def __init__(
@@ -35,103 +35,115 @@ class L2SGD(tf.keras.optimizers.SGD):
         momentum=0.0,
         nesterov=False,
         l2=0.0,
-        decays=None,
-        rate_factors=None,
-        name="SGD",
+        lr_scales=None,
+        name="L2SGD",
         **kwargs,
     ):
         super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
         self.l2 = l2
-        self.decays = dict(decays or {})
-        self.rate_factors = dict(rate_factors or {})
+        self.lr_scales = dict(lr_scales or {})
 
     def apply_gradients(
         self, grads_and_vars, name=None, skip_gradients_aggregation=False, **kwargs
     ):
-        """Sums the gradients of all replicas, adds the decay once, and applies them."""
+        """Sums the gradients of all replicas, adds weight decay once, and applies them."""
         if not skip_gradients_aggregation:
             grads_and_vars = self.aggregate_gradients(grads_and_vars)
-        grads_and_vars = [(self._with_decay(g, v), v) for g, v in grads_and_vars]
+        grads_and_vars = [
+            (self.lr_scales.get(v.name, 1.0) * (g + self.l2 * v), v)
+            for g, v in grads_and_vars
+            if g is not None
+        ]
         return super().apply_gradients(
             grads_and_vars, name=name, skip_gradients_aggregation=True, **kwargs
         )
 
-    def _with_decay(self, gradient, variable):
-        decay = self.decays.get(variable.name, self.l2)
-        factor = self.rate_factors.get(variable.name, 1.0)
-        if gradient is None:
-            return None
-        if decay:
-            gradient = gradient + tf.cast(decay, gradient.dtype) * variable
-        return gradient if factor == 1.0 else tf.cast(factor, gradient.dtype) * gradient
-
     def get_config(self):
-        own = {"l2": self.l2, "decays": self.decays, "rate_factors": self.rate_factors}
-        return {**super().get_config(), **own}
-
-
-SGD = L2SGD  # by which `.keras` files of earlier versions name it
-
-
-@register_keras_custom_object
-class CrossEntropy(tf.keras.losses.SparseCategoricalCrossentropy):
-    """Cross-entropy of class numbers, in float32 at least, whatever the network computes in."""
-
-    def call(self, y_true, y_pred):
-        return super().call(
-            y_true, tf.cast(y_pred, tf.float32) if y_pred.dtype.size < 4 else y_pred
-        )
+        return {**super().get_config(), "l2": self.l2, "lr_scales": self.lr_scales}
 
 
 def gives_logits(model: tf.keras.Model) -> bool:
-    """By the model's description; of a model that has none, by its last layer's activation."""
-    description = get_model_config(model)
-    if description is not None:
-        return description.output == "logits"
+    """True if the model's outputs are logits, by its model config or its last activation."""
+    config = get_model_config(model)
+    if config is not None:
+        return config.output == "logits"
     return getattr(model.layers[-1], "activation", None) is not tf.keras.activations.softmax
 
 
 def compile_model(
-    model: tf.keras.Model, recipe, steps_per_epoch: int, *, jit_compile: bool = False
+    model: tf.keras.Model,
+    recipe: Recipe,
+    steps_per_epoch: int,
+    *,
+    preprocessing: Preprocessing | None = None,
+    jit_compile: bool = False,
 ) -> tf.keras.Model:
-    """Make a model ready for `fit` and `evaluate`, as `train` trains it.
+    """Compiles a model with the recipe's optimizer, cross-entropy, accuracy and top-5 accuracy.
 
-    That is SGD with the recipe's momentum, decays and rates, cross-entropy of logits or
-    probabilities by what the description says, accuracy and top-5 accuracy; with the precision
-    that the model was made in (float16's losses are scaled).
+    Its training step takes batches `(images, labels)`, or the batches `((images, numbers), labels)`
+    of `irnet_tf.training.training_batches`, whose uint8 images it augments and normalises on the
+    device.
 
     Args:
-        model: from images to one number a class.
-        recipe: how to train.
-        steps_per_epoch: batches in an epoch, which the rate's course depends on.
-        jit_compile: whether XLA compiles the step. Of several devices it compiles what each
-            does by itself, for it cannot compile what they tell each other.
+        model: A classifier that returns logits or probabilities.
+        recipe: Hyperparameters.
+        steps_per_epoch: Batches per epoch, for the learning rate schedule.
+        preprocessing: Normalisation of uint8 images; None: that of the model config.
+        jit_compile: Compile the training step with XLA. With several replicas, XLA compiles all
+            but the communication between them.
 
     Returns:
         The same model.
     """
-    groups = decays_and_rates(model, recipe)
-    usual = (recipe.weight_decay, 1.0)
-    groups = {name: group for name, group in groups.items() if group != usual}
+    config = get_model_config(model)
+    classifier = config and config.classifier
+    scaled = model.get_layer(classifier).trainable_variables if classifier else []
+    if recipe.classifier_lr_scale == 1:
+        scaled = []
+    several = model.distribute_strategy.num_replicas_in_sync > 1
     with model.distribute_strategy.scope():
         optimizer = L2SGD(
             recipe.learning_rate_schedule(steps_per_epoch),
             recipe.momentum,
             recipe.nesterov,
             recipe.weight_decay,
-            decays={name: decay for name, (decay, _) in groups.items()},
-            rate_factors={name: factor for name, (_, factor) in groups.items()},
+            lr_scales={v.name: recipe.classifier_lr_scale for v in scaled},
             jit_compile=False,
         )
-    several = model.distribute_strategy.num_replicas_in_sync > 1
     compile_for_evaluation(
         model, gives_logits(model), optimizer=optimizer, jit_compile=jit_compile and not several
     )
-    if several and jit_compile:
-        model.train_step = _train_step_of_each_device(model)
-    elif "train_step" in vars(model):  # of an earlier compile
-        del model.train_step
+    model.train_step = _train_step(
+        model,
+        recipe.augmentation,
+        preprocessing or (config and config.preprocessing),
+        compile_gradients=jit_compile and several,
+    )
     return model
+
+
+def _train_step(model, augmentation, preprocessing, compile_gradients):
+    """Keras's training step, with augmentation on the device."""
+
+    def gradients_and_outputs(x, y, sample_weight):
+        if isinstance(x, (tuple, list)):
+            x = augment.finish(*x, augmentation=augmentation, preprocessing=preprocessing)
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            loss = model.compute_loss(x, y, outputs, sample_weight)
+        pairs = model.optimizer.compute_gradients(loss, model.trainable_variables, tape)
+        return [gradient for gradient, _ in pairs], outputs
+
+    if compile_gradients:
+        gradients_and_outputs = tf.function(gradients_and_outputs, jit_compile=True)
+
+    def train_step(batch):
+        x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(batch)
+        gradients, outputs = gradients_and_outputs(x, y, sample_weight)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return model.compute_metrics(x, y, outputs, sample_weight)
+
+    return train_step
 
 
 def compile_for_evaluation(model, logits: bool, **arguments) -> None:
@@ -141,7 +153,7 @@ def compile_for_evaluation(model, logits: bool, **arguments) -> None:
     model.distribute_reduction_method = "first"
     with strategy.scope():
         model.compile(
-            loss=CrossEntropy(from_logits=logits),
+            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=logits),
             metrics=[
                 tf.keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
                 # TensorFlow's in_top_k knows no other type.
@@ -162,26 +174,6 @@ def compile_for_evaluation(model, logits: bool, **arguments) -> None:
 
     meet_one_example()
     model.reset_metrics()
-
-
-def _train_step_of_each_device(model):
-    """The step of `Model`, of which XLA compiles what needs no other device."""
-
-    @tf.function(jit_compile=True)
-    def differentiate(images, labels):
-        with tf.GradientTape() as tape:
-            outputs = model(images, training=True)
-            loss = model.compute_loss(images, labels, outputs)
-        gradients = model.optimizer.compute_gradients(loss, model.trainable_variables, tape)
-        return [gradient for gradient, _ in gradients], outputs
-
-    def train_step(batch):
-        images, labels = batch
-        gradients, outputs = differentiate(images, labels)
-        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
-        return model.compute_metrics(images, labels, outputs, None)
-
-    return train_step
 
 
 def totals(model: tf.keras.Model) -> dict[str, float]:
