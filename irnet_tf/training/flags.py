@@ -60,7 +60,7 @@ def define_builder_flags(values: flags.FlagValues, taken: Iterable[str]) -> list
     return list(kinds)
 
 
-def changed(recipe: Recipe, changes: Mapping) -> Recipe:
+def replace(recipe: Recipe, changes: Mapping) -> Recipe:
     """The recipe with flags that were given; `none` takes an optional value away.
 
     Raises:
