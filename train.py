@@ -182,7 +182,7 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
     ):
         model = zoo.load(entry.name, weights, **arguments)
         images.check_classes(classes_of(model))
-        result = training.evaluate(model, images)
+        result = evaluation.evaluate(model, images)
     if workers.is_chief:
         count = images.test.num_examples
         skipped = count - result["images"]

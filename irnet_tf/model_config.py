@@ -156,6 +156,14 @@ def classes_of(model: tf.keras.Model) -> tuple[str, ...] | int:
     return (description and description.classes) or model.output_shape[-1]
 
 
+def gives_logits(model: tf.keras.Model) -> bool:
+    """Whether the outputs are logits: by the model config, else by the last activation."""
+    config = get_model_config(model)
+    if config is not None:
+        return config.output == "logits"
+    return getattr(model.layers[-1], "activation", None) is not tf.keras.activations.softmax
+
+
 def set_model_config(model: tf.keras.Model, description: ModelConfig) -> tf.keras.Model:
     """Let the description travel with the model. Returns the model."""
     object.__setattr__(model, "_irnet_tf_description", description)  # hidden from Keras's tracking

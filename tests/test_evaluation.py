@@ -94,9 +94,6 @@ def test_the_worst_mistakes_come_first_with_their_pictures(tmp_path):
     # Of image 0 both classes are as probable: the first is taken.
     assert [row["image"] for row in mistakes] == [f"picture {i}" for i in range(149, -1, -1)]
     assert (mistakes[0]["true"], mistakes[0]["predicted"]) == ("dog", "cat")
-    predictions = evaluation.predict(model, data)
-    shown = np.round(predictions.worst[:, 0, 0, 0] * 255)
-    np.testing.assert_array_equal(shown, np.arange(149, 129, -1))
     assert "cat, 100 %" in (tmp_path / "mistakes.svg").read_text()
 
 
@@ -149,5 +146,5 @@ def test_a_network_for_other_classes_is_refused(random_case, tmp_path):
     with pytest.raises(ValueError, match="classes g, f, e, d, c and 2 more, things has a, b, c"):
         evaluation.report(model, data, tmp_path)
     set_model_config(model, ModelConfig("x", {}))
-    with pytest.raises(ValueError, match="not known what images"):
+    with pytest.raises(ValueError, match="preprocessing is unknown"):
         evaluation.report(model, data, tmp_path)

@@ -4,8 +4,7 @@ import dataclasses
 import random
 
 import irnet_tf
-from irnet_tf import training
-from irnet_tf.training import feeding
+from irnet_tf import evaluation, training
 from irnet_tf.training.optimizer import metrics_of, totals
 import numpy as np
 import pytest
@@ -135,7 +134,7 @@ def test_metrics_are_of_all_images_whatever_the_batches(tmp_path):
 def test_evaluation_leaves_loss_and_metrics_of_a_model_as_they_are():
     model = tiny_network()
     model.compile("sgd", "mse")
-    result = training.evaluate(model, tiny_data())
+    result = evaluation.evaluate(model, tiny_data())
     x, y = tiny_data().test.read(tf.range(24))
     logits = model((tf.cast(x, tf.float32) / 255 - 0.5) / 0.25, training=False)
     assert result["accuracy"] == np.mean(np.argmax(logits, -1) == y.numpy())
@@ -145,17 +144,17 @@ def test_evaluation_leaves_loss_and_metrics_of_a_model_as_they_are():
 def test_large_images_are_evaluated_in_small_batches(monkeypatch):
     """So that evaluation needs no more memory than training; all are counted all the same."""
     sizes = []
-    batches = feeding.data_module.evaluation_batches
+    batches = evaluation.data_module.evaluation_batches
 
     def noting(*arguments, batch_size, **more):
         sizes.append(batch_size)
         return batches(*arguments, batch_size=batch_size, **more)
 
-    monkeypatch.setattr(feeding.data_module, "evaluation_batches", noting)
+    monkeypatch.setattr(evaluation.data_module, "evaluation_batches", noting)
     for size in (8, 1000):
         preprocessing = dataclasses.replace(PREPROCESSING, size=size)
         model = tiny_network(preprocessing=preprocessing)
-        assert training.evaluate(model, tiny_data(8, 8))["images"] == 8
+        assert evaluation.evaluate(model, tiny_data(8, 8))["images"] == 8
     assert sizes == [500, 6]
 
 
@@ -209,8 +208,10 @@ def test_seeds_precision_and_determinism_are_given_back():
 
 
 def test_the_network_stays_the_one_that_its_description_says(tmp_path):
-    with pytest.raises(ValueError, match="does not say what it expects of an image"):
+    with pytest.raises(ValueError, match="preprocessing is unknown"):
         model = tf.keras.models.clone_model(tiny_network())
-        training.evaluate(model, tiny_data())
-    with pytest.raises(ValueError, match="takes images of shape .*preprocessing makes them 32"):
-        training.evaluate(tiny_network(), tiny_data(), preprocessing=irnet_tf.preprocessing.DIGITS)
+        evaluation.evaluate(model, tiny_data())
+    with pytest.raises(ValueError, match="input has shape .* gives size 32"):
+        evaluation.evaluate(
+            tiny_network(), tiny_data(), preprocessing=irnet_tf.preprocessing.DIGITS
+        )

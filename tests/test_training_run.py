@@ -75,7 +75,7 @@ def test_final_weights_evaluate_to_the_accuracy_in_the_result(finished):
     model = tiny_network()
     for which in ("final", "best"):
         load_weights(model, folder / f"{which}.safetensors")
-        again = training.evaluate(model, tiny_data())
+        again = evaluation.evaluate(model, tiny_data())
         assert again["accuracy"] == pytest.approx(result[which]["accuracy"], abs=1e-9)
 
 
@@ -277,7 +277,7 @@ def test_images_are_not_normalised_twice(tmp_path):
     model = zoo.load("digits/resnet20_bireal_1w1a", include_preprocessing=True)
     digits = data.load("digits")
     for use in (
-        lambda: training.evaluate(model, digits),
+        lambda: evaluation.evaluate(model, digits),
         lambda: evaluation.report(model, digits, tmp_path / "report"),
         lambda: training.train(model, digits, RECIPE, tmp_path / "run"),
     ):

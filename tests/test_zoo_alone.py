@@ -7,7 +7,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from irnet_tf import data, export, training
+from irnet_tf import data, evaluation, export
 from irnet_tf.export.lce import Device
 from irnet_tf.model_config import get_model_config
 from irnet_tf.preprocessing import CIFAR10, DIGITS
@@ -24,14 +24,14 @@ SHARED = Path(os.environ.get("IRNET_TF_DATA", ROOT.parent / "shared/data"))
 ALONE = """
 import hashlib, json, sys
 import zoo
-from irnet_tf import data, export, training
+from irnet_tf import data, evaluation, export
 from irnet_tf.model_config import get_model_config
 from irnet_tf.export.lce import Device
 
 name, folder, image = sys.argv[1:]
 model = zoo.load("network.safetensors")
 said = get_model_config(model)
-found = training.evaluate(model, data.load(name, folder or None))
+found = evaluation.evaluate(model, data.load(name, folder or None))
 [[(best, probability)]] = zoo.predict("network.safetensors", image, top=1)
 print(json.dumps({
     "classes": said.classes,
@@ -141,7 +141,7 @@ def test_the_same_digits_as_a_folder_of_files(tmp_path):
             (tmp_path / split / str(label)).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(tmp_path / split / str(label) / f"{i}.png")
     model = zoo.load("digits/resnet20_bireal_1w1a")
-    found = training.evaluate(model, data.load("digits", str(tmp_path)))
+    found = evaluation.evaluate(model, data.load("digits", str(tmp_path)))
     assert (found["images"], round(found["accuracy"] * 360)) == (360, 356)
 
 

@@ -176,7 +176,7 @@ def _verify(argv):
 
 
 def _verify_one(name, data_dir) -> bool:
-    from irnet_tf import data, training
+    from irnet_tf import data, evaluation
 
     entry = zoo.info(name)
     known = describe_network(name)
@@ -188,7 +188,7 @@ def _verify_one(name, data_dir) -> bool:
         print(f"{name}: not verified, for want of {on}: {error}", flush=True)
         return False
     with tf.device("CPU:0"):  # whose sums the stated accuracy is of, to the image
-        result = training.evaluate(zoo.load(name), images)
+        result = evaluation.evaluate(zoo.load(name), images)
     count = result["images"]
     right = round(result["accuracy"] * count) == round(stated * count)
     verdict = "as stated" if right else f"stated is {stated:.2%} on {on}"

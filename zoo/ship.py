@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 import shutil
 
-from irnet_tf import data, training
+from irnet_tf import data, evaluation
 from irnet_tf._utils import write_atomically
 from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import save_weights
@@ -45,7 +45,7 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> W
     if images.name != identity["data"]["name"]:
         raise ValueError(f"{run} was trained on {identity['data']['name']}, not on {images.name}")
     model = load(run / "final.safetensors")
-    result = training.evaluate(model, images)
+    result = evaluation.evaluate(model, images)
     results = {name: result[name] for name in ("accuracy", "top5", "loss")}
     description = dataclasses.replace(
         get_model_config(model),

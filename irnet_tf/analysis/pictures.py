@@ -131,5 +131,5 @@ def _stack_exponents(axes, facts):
             linewidth=0.3,
         )
         bottom += shares
-    axes.set_ylabel("output channels of scale $2^s$, %")
+    axes.set_ylabel("output channels of scale 2^s, %")
     axes.legend(frameon=True, loc="lower left", ncols=min(4, len(found)))

@@ -2,7 +2,7 @@
 
 from irnet_tf.training.callbacks import AverageStatistics, RunLogger
 from irnet_tf.training.distribute import make_strategy
-from irnet_tf.training.feeding import evaluate, training_batches
+from irnet_tf.training.feeding import training_batches
 from irnet_tf.training.loop import Stopped, train
 from irnet_tf.training.optimizer import L2SGD, compile_model
 from irnet_tf.training.recipe import Recipe
@@ -18,7 +18,6 @@ __all__ = [
     "WorkerLost",
     "Workers",
     "compile_model",
-    "evaluate",
     "global_state",
     "make_strategy",
     "start_again",

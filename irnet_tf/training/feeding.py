@@ -5,47 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from irnet_tf import data as data_module
-from irnet_tf.layers import check_takes_normalised_images
-from irnet_tf.model_config import get_model_config
+from irnet_tf.evaluation import preprocessing_of
+from irnet_tf.model_config import gives_logits
 from irnet_tf.preprocessing import Preprocessing
-from irnet_tf.training.optimizer import compile_for_evaluation, gives_logits, totals
+from irnet_tf.training.optimizer import compile_for_evaluation, totals
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.weights import packed_size
 import tensorflow as tf
 
 _EVALUATION_BATCH = 500
 _EVALUATION_PIXELS = 128 * 224**2  # at most, so that large images leave room for activations
-
-
-def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) -> Preprocessing:
-    """What a model expects of an image: what is given, or else what its description says.
-
-    Raises:
-        ValueError: if neither says it, or the model takes images of another size, that are not
-            square, or of other than 3 channels, or preprocesses them itself.
-    """
-    if given is None:
-        check_takes_normalised_images(model)
-    shape = model.input_shape[1:]
-    if len(shape) != 3 or shape[2] != 3 or None not in shape[:2] and shape[0] != shape[1]:
-        raise ValueError(
-            f"the network takes images of shape {shape}, and the data's are made square with 3 "
-            "channels: give input_shape=(size, size, 3)"
-        )
-    description = get_model_config(model)
-    found = given or (description and description.preprocessing)
-    if not found:
-        raise ValueError(
-            "the network does not say what it expects of an image; give preprocessing, an "
-            "irnet_tf.preprocessing.Preprocessing"
-        )
-    sides = set(model.input_shape[1:3]) - {None, found.size}
-    if sides:
-        raise ValueError(
-            f"the network takes images of shape {model.input_shape[1:3]}, and preprocessing makes "
-            f"them {found.size} x {found.size}; give one with size={sides.pop()}"
-        )
-    return found
 
 
 def check_fits(model: tf.keras.Model, data: data_module.Data) -> None:
@@ -158,24 +127,3 @@ class Evaluation:
         """`loss`, `accuracy` and `top5`, as fractions, and how many `images`."""
         self._model.evaluate(self._batches, steps=self._steps, callbacks=self._callbacks, verbose=0)
         return totals(self._model)
-
-
-def evaluate(
-    model: tf.keras.Model,
-    data: data_module.Data,
-    *,
-    preprocessing: Preprocessing | None = None,
-) -> dict[str, float]:
-    """`loss`, `accuracy` and `top5`, as fractions, over every test image, and how many `images`.
-
-    Args:
-        model: a network from images, `[batch, size, size, 3]`, to logits or probabilities,
-            `[batch, classes]`. Its own loss and metrics (`compile`) stay as they are.
-        data: the data set; its test split is used.
-        preprocessing: of images; None: what the model's description says.
-
-    Raises:
-        ValueError: if an image cannot be read, or it is not known how images go in.
-    """
-    with data_module.naming_unreadable_images():
-        return Evaluation(model, data, preprocessing)()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from irnet_tf.data import augment
-from irnet_tf.model_config import get_model_config
+from irnet_tf.model_config import get_model_config, gives_logits
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.recipe import Recipe
 from larq.utils import register_keras_custom_object
@@ -60,14 +60,6 @@ class L2SGD(tf.keras.optimizers.SGD):
 
     def get_config(self):
         return {**super().get_config(), "l2": self.l2, "lr_scales": self.lr_scales}
-
-
-def gives_logits(model: tf.keras.Model) -> bool:
-    """True if the model's outputs are logits, by its model config or its last activation."""
-    config = get_model_config(model)
-    if config is not None:
-        return config.output == "logits"
-    return getattr(model.layers[-1], "activation", None) is not tf.keras.activations.softmax
 
 
 def compile_model(
