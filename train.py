@@ -31,7 +31,6 @@ flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
 flags.DEFINE_string("model", "digits/resnet20_bireal_1w1a", "a name of zoo.list_models()")
 flags.DEFINE_string("recipe", "paper", "which of the network's recipes, such as paper or fast")
 flags.DEFINE_string("data_dir", None, "where the data is; a folder with train/CLASS/* is your own")
-flags.DEFINE_enum("unreadable", "stop", ["stop", "skip"], "what to do at a damaged image")
 flags.DEFINE_float("validation_split", None, "share of each class to test on, if none is set aside")
 flags.DEFINE_string("output_dir", None, "the run folder; runs/MODEL if not given")
 flags.DEFINE_integer("seed", 0, "of initial weights, order and augmentation")
@@ -86,7 +85,6 @@ def main(argv):
         weights,
         recipe.data,
         FLAGS.data_dir,
-        unreadable=FLAGS.unreadable,
         validation_split=FLAGS.validation_split,
     )
     if evaluating:
@@ -153,14 +151,12 @@ def evaluate_run(past):
         recipe = flags_of.replace(recipe, {"mixed_precision": FLAGS.mixed_precision})
     strategy = training.make_strategy(FLAGS.strategy)
     weights = FLAGS.weights or RunFolder(output_dir()).best
-    unreadable = past.flags.get("unreadable", "stop")
     images = open_all(
         strategy,
         past.network,
         weights,
         recipe.data,
         lambda: past.data_dir(FLAGS.data_dir),
-        unreadable=FLAGS.unreadable if FLAGS["unreadable"].present else unreadable,
         validation_split=past.flags.get("validation_split"),
     )
     try:
@@ -185,11 +181,10 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
         result = evaluation.evaluate(model, images)
     if workers.is_chief:
         count = images.test.num_examples
-        skipped = count - result["images"]
         top5 = f", top-5 {result['top5']:.2%}" if images.num_classes > 5 else ""
         print(
             f"{entry.name}, {weights}: accuracy {result['accuracy']:.2%}{top5}, loss "
-            f"{result['loss']:.4f} on {f'{skipped} less than ' if skipped else ''}all {count} "
+            f"{result['loss']:.4f} on all {count} "
             f"test images of {images.name.removeprefix('images of ')}"
         )
         if FLAGS.output_dir and not workers.several:

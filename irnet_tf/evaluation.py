@@ -120,7 +120,7 @@ def evaluate(
         return strategy.reduce("SUM", strategy.run(sums_or_zero, next(iterator)), axis=None)
 
     steps = -(-data.test.num_examples // (batch_size * strategy.num_replicas_in_sync))
-    with data_module.naming_unreadable_images():
+    with data_module.report_unreadable_images(data):
         iterator = iter(strategy.distribute_datasets_from_function(batches))
         total = sum(step(iterator).numpy() for _ in range(steps))
     loss, accuracy, top5 = (float(value) for value in total[:3] / total[3])
@@ -227,7 +227,7 @@ def _predict(model, data, preprocessing):
     batches = data_module.evaluation_batches(
         data.test, batch_size=_batch_size(preprocessing), preprocessing=preprocessing
     )
-    with data_module.naming_unreadable_images():
+    with data_module.report_unreadable_images(data):
         for images, labels in batches:
             found.append(probabilities(images).numpy())
             truths.append(labels.numpy())

@@ -1,7 +1,7 @@
-"""What a network expects of an image: its side, how others are cropped and resized, mean, std.
+"""A network's preprocessing: size, crop, mean and std of its input images.
 
-One frozen description that the zoo states, the weights file keeps, and training, evaluation,
-export and prediction take from there.
+The zoo defines it and the weights file stores it. Training, evaluation, export and prediction use
+it from there.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import math
 import numpy as np
 import tensorflow as tf
 
+MAX_SIZE = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """From an RGB image of any size to what a network takes in.
+    """Converts RGB images of any size to a network's input.
 
-    In evaluation the centre square is cropped, made `size` x `size` (bilinear, antialiased)
-    and normalised: `(x / 255 - mean) / std`, channel by channel.
+    The centre square is cropped, resized to `size` x `size` (bilinear, antialiased) and normalised
+    per channel: `(x / 255 - mean) / std`.
 
     Attributes:
-        size: side of the images that go in, in pixels.
-        mean: per channel (red, green, blue), of images between 0 and 1.
-        std: likewise; above 0.
-        crop: share of the shorter side that the square covers, above 0 and at most 1. 224 / 256
-            is ImageNet's "resize to 256, crop 224".
+        size: Height and width of the input in pixels, 1 to 4096.
+        mean: Mean of each channel (red, green, blue), for pixels between 0 and 1.
+        std: Standard deviation of each channel, above 0.
+        crop: Side of the square as a fraction of the image's shorter side, above 0 and at most 1.
+            224 / 256 is ImageNet's "resize to 256, crop 224".
 
     Raises:
-        ValueError: for values outside these ranges.
+        ValueError: If a value is outside these ranges.
     """
 
     size: int
@@ -37,57 +39,51 @@ class Preprocessing:
     crop: float = 1.0
 
     def __post_init__(self):
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"size must be a whole number of pixels above 0, got {self.size!r}")
-        for name in ("mean", "std"):
+        if type(self.size) is not int or not 1 <= self.size <= MAX_SIZE:
+            raise ValueError(f"size must be 1 to {MAX_SIZE} pixels, got {self.size!r}")
+        for name, low in (("mean", -math.inf), ("std", 0)):
             value = getattr(self, name)
             try:
                 numbers = tuple(float(number) for number in value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 numbers = ()
-            low = -math.inf if name == "mean" else 0
             if len(numbers) != 3 or not all(low < number < math.inf for number in numbers):
-                above = "" if name == "mean" else " above 0"
+                above = " above 0" if name == "std" else ""
                 raise ValueError(
-                    f"{name} must be three finite numbers{above}, one a channel, of images "
-                    f"between 0 and 1, got {value!r}"
+                    f"{name} must be three finite numbers{above}, one per channel, got {value!r}"
                 )
             object.__setattr__(self, name, numbers)
-        try:
-            fits = 0 < self.crop <= 1
-        except TypeError:
-            fits = False
-        if not fits:
+        if not isinstance(self.crop, (int, float)) or not 0 < self.crop <= 1:
             raise ValueError(f"crop must be above 0 and at most 1, got {self.crop!r}")
 
     def scale_and_offset(self) -> tuple[np.ndarray, np.ndarray]:
-        """Float32 `[3]` each: `x * scale + offset` is `(x / 255 - mean) / std`."""
+        """Float32 `[3]` each: `x * scale + offset` equals `(x / 255 - mean) / std`."""
         mean, std = np.array(self.mean), np.array(self.std)
         return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def normalise(self, images) -> tf.Tensor:
-        """From pixels 0 to 255, `[..., 3]`, to float32 of the same shape."""
+        """Maps pixels 0 to 255, `[..., 3]`, to normalised float32 of the same shape."""
         images = tf.cast(images, tf.float32) / 255.0
         return (images - tf.constant(self.mean)) / tf.constant(self.std)
 
     def square(self, shape: tf.Tensor) -> tf.Tensor:
-        """The part that is cropped in evaluation.
+        """The centre square that is cropped.
 
         Args:
-            shape: of an image, height and width first, int32.
+            shape: Shape of an image, height and width first, int32.
 
         Returns:
-            int32 `[4]`: top, left, height and width.
+            Int32 `[4]`: top, left, height and width.
         """
         side = tf.cast(tf.reduce_min(shape[:2]), tf.float32) * self.crop
         extent = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
         return tf.concat([(shape[:2] - extent) // 2, [extent, extent]], 0)
 
     def __call__(self, images) -> tf.Tensor:
-        """Crop, resize and normalise as in evaluation.
+        """Crops, resizes and normalises images.
 
         Args:
-            images: pixels 0 to 255, of any type, `[batch, height, width, 3]`.
+            images: Pixels 0 to 255 of any type, `[batch, height, width, 3]`.
 
         Returns:
             Float32 `[batch, size, size, 3]`.
@@ -99,20 +95,20 @@ class Preprocessing:
         return self.normalise(images)
 
     def to_dict(self) -> dict:
-        """Of JSON types."""
+        """The fields as JSON types."""
         return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values) -> Preprocessing:
-        """What `to_dict` gave.
+        """Inverse of `to_dict`.
 
         Raises:
-            ValueError: if it is not that; says what is wrong.
+            ValueError: If `values` has other fields or invalid values.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not {"size", "mean", "std"} <= set(values) <= names:
             raise ValueError(
-                f"preprocessing must be an object of {sorted(names)} (crop may be left out), got "
+                f"preprocessing must be an object with {sorted(names)} (crop is optional), got "
                 f"{values!r}"
             )
         return cls(**values)

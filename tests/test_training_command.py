@@ -75,7 +75,6 @@ NONSENSE = [
     (["--data=cifra10"], "did you mean cifar10"),
     (["--data_dir=no/such/folder"], "data_dir 'no/such/folder' is not a folder"),
     (["--data_dir="], "data_dir is empty"),
-    (["--unreadable=ignore"], "unreadable"),
     (["--validation_split=2"], "validation_split"),
     (["--output_dir={file}"], "is not a folder"),
     (["--output_dir={file}/run"], "is not a folder"),
@@ -267,7 +266,6 @@ def test_a_run_on_own_images_is_evaluated_without_another_flag(tmp_path):
         "--epochs=1",
         "--batch_size=4",
         "--validation_split=0.5",
-        "--unreadable=skip",
         f"--data_dir={tmp_path / 'images'}",
     ]
     run = tmp_path / "run"

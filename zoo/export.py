@@ -53,7 +53,6 @@ def _parser():
     add("--std", type=_deviations, help="likewise")
     add("--data_dir", help="test images to compare on, as of train.py; else digits or noise")
     add("--validation_split", type=float, help="as of train.py, where no test images are set aside")
-    add("--unreadable", choices=["stop", "skip"], default="stop", help="as of train.py")
     add("--images", type=_positive, default=64, help="how many images to compare on (64)")
     return parser
 
@@ -140,12 +139,7 @@ def _test_images(model, options):
     elif shape[0] != shape[1] or shape[2] != 3:
         pixels, images_are = _noise(options.images, shape), f"noise, as images are not {shape}"
     else:
-        source = data.load(
-            name,
-            options.data_dir,
-            unreadable=options.unreadable,
-            validation_split=options.validation_split,
-        )
+        source = data.load(name, options.data_dir, validation_split=options.validation_split)
         pixels, labels = _take(source.test, expected, options.images)
         images_are = f"test images of {source.name.removeprefix('images of ')}"
         try:

@@ -110,9 +110,8 @@ def main(argv=None) -> None:
     parser.add_argument("--data_dir", help="where the data is")
     parser.add_argument("--images", type=int, default=1000, help="how many test images")
     parser.add_argument("--validation_split", type=float, help="as of train.py")
-    parser.add_argument("--unreadable", choices=["stop", "skip"], default="stop", help="likewise")
     a = parser.parse_args(argv)
-    how = {"validation_split": a.validation_split, "unreadable": a.unreadable}
+    how = {"validation_split": a.validation_split}
     try:
         report(a.network, a.out, data=a.data, data_dir=a.data_dir, count=a.images, **how)
     except (ValueError, OSError) as error:

@@ -5,40 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 import sys
 
-from irnet_tf.data.dataset import Data, advice, in_memory
-from irnet_tf.data.tfds_folder import damage, newest_version, open_builder, record_offsets
+from irnet_tf.data.dataset import Data, advice, in_memory, progress
+from irnet_tf.data.tfds_folder import (
+    as_value_error,
+    newest_version,
+    open_builder,
+    record_offsets,
+)
 import numpy as np
-from tqdm import tqdm
 
 _CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 )  # fmt: skip
 
 
-def load(data_dir: str | None = None, unreadable: str = "stop") -> Data:
-    """The newest `cifar10/VERSION` in `data_dir`; without one it is downloaded.
-
-    A copy whose images went through JPEG is named as one.
+def load(data_dir: str | None = None) -> Data:
+    """The newest `cifar10/VERSION` in `data_dir`. Without `data_dir`, TFDS downloads it.
 
     Raises:
-        ValueError: if `data_dir` holds none, or it is damaged.
+        ValueError: If `data_dir` holds no such folder or it is damaged.
     """
-    del unreadable
     folder = newest_version(Path(data_dir), "cifar10") if data_dir is not None else _downloaded()
     if folder is None:
         raise ValueError(
-            f"{data_dir!r} holds no cifar10/VERSION that TensorFlow Datasets prepared; "
-            f"`tfds build cifar10 --data_dir={data_dir}` makes it, and without data_dir it is "
-            f"downloaded{advice(data_dir)}"
+            f"{data_dir!r} holds no cifar10/VERSION of TensorFlow Datasets. `tfds build cifar10 "
+            f"--data_dir={data_dir}` makes it; without data_dir it is downloaded{advice(data_dir)}"
         )
     builder = open_builder(folder, ("train", "test"), len(_CLASSES))
     for split in map(builder.info.splits.get, ("train", "test")):
         for path, count in zip(split.filepaths, split.shard_lengths):
             record_offsets(str(path), count)
-    with damage(folder):
+    with as_value_error(folder):
         train, test = (_read(builder, split) for split in ("train", "test"))
-        copy = _is_jpeg(builder)
-    return Data("CIFAR-10, JPEG copy" if copy else "CIFAR-10", train, test, _CLASSES)
+    return Data("CIFAR-10", train, test, _CLASSES)
 
 
 def _downloaded() -> Path:
@@ -57,8 +56,7 @@ def _read(builder, split):
 
     count = builder.info.splits[split].num_examples
     batches = tfds.as_numpy(builder.as_dataset(split=split, batch_size=1000))
-    title = f"reading cifar10 {split}"
-    parts = list(tqdm(batches, title, -(-count // 1000), leave=False, disable=None))
+    parts = list(progress(batches, f"reading cifar10 {split}", -(-count // 1000)))
     images = np.concatenate([part["image"] for part in parts])
     labels = np.concatenate([part["label"] for part in parts])
     if not len(images) == len(labels) == count or images.shape[1:] != (32, 32, 3):
@@ -69,10 +67,3 @@ def _read(builder, split):
     if labels.min() < 0 or labels.max() >= len(_CLASSES):
         raise ValueError(f"{split} has the label {labels.max()}; there are {len(_CLASSES)} classes")
     return in_memory(images.astype(np.uint8, casting="safe"), labels)
-
-
-def _is_jpeg(builder) -> bool:
-    import tensorflow_datasets as tfds
-
-    encoded = builder.as_dataset(split="test[:1]", decoders={"image": tfds.decode.SkipDecoding()})
-    return next(iter(encoded))["image"].numpy().startswith(b"\xff\xd8")

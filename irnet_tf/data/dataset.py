@@ -1,121 +1,79 @@
-"""What a data set is, and how one is opened by name."""
+"""A data set and its splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
 import functools
 import os
 from pathlib import Path
-import tempfile
-import weakref
 
-from absl import logging
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
-OWN_IMAGES = "a folder of your own holds train/CLASS/*.jpg|png and test/CLASS/... or val/CLASS/..."
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+OWN_IMAGES = "a folder of your own images holds train/CLASS/* and test/CLASS/* (or val/CLASS/*)"
 
 
 class UnreadableImages(ValueError):
-    """Images cannot be read.
+    """Images that cannot be decoded.
 
     Attributes:
-        images: what they are called where they come from.
+        images: File names or descriptions, each with the reason.
     """
 
-    def __init__(self, images: list[str]):
+    def __init__(self, images: Sequence[str]):
         self.images = list(images)
-        more = f" and {len(images) - 5} more" if len(images) > 5 else ""
         super().__init__(
-            f"cannot read image(s) {'; '.join(images[:5])}{more}; repair or remove them, or leave "
-            "them out with unreadable='skip'"
+            f"{len(self.images)} image(s) cannot be read: {first_few(self.images, '; ')}\n"
+            "Repair or remove them. `python -m irnet_tf.data FOLDER` lists them all."
         )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images that can be read in any order.
+    """Labelled images with random access.
 
     Attributes:
-        num_examples: how many.
-        read: if `side` is not None, from int64 indices of any shape `[...]` to uint8 images
-            `[..., side, side, 3]` and int32 labels `[...]`; else from one index (or what `open`
-            gives for it) to the bytes of an image file, string `[]`, and its label.
-        side: height and width of every image, None where they differ.
-        describe: from an index to what the image is called where it comes from.
-        unreadable: `"stop"` or `"skip"`, what happens at an image that cannot be read.
-        open: from an index to a `tf.data.Dataset` of the one record that `read` then takes; None
-            where `read` takes the index itself.
+        num_examples: Number of images.
+        read: Function that reads examples. If `side` is not None, it maps int64 indices `[...]` to
+            uint8 images `[..., side, side, 3]` and int32 labels `[...]`. Otherwise it maps one
+            index (or one record of `open`) to the bytes of an image file and its label.
+        side: Height and width of every image; None if sizes vary.
+        describe: Function from an index to the image's file name or position.
+        open: Function from an index to a `tf.data.Dataset` of the one record that `read` parses;
+            None if `read` takes the index.
     """
 
     num_examples: int
     read: Callable
     side: int | None = None
     describe: Callable[[int], str] = "example {}".format
-    unreadable: str = "stop"
     open: Callable | None = None
 
-    def example(self, index):
-        """The image (or file) and label of one example."""
-        if self.open is None:
-            return self.read(tf.constant(index, tf.int64))
-        return self.read(self.open(tf.constant(index, tf.int64)).get_single_element())
+    def example(self, index: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Image (or image file) and label of one example."""
+        index = tf.constant(index, tf.int64)
+        return self.read(index if self.open is None else self.open(index).get_single_element())
 
-    @functools.cached_property
-    def journal(self) -> Journal:
-        """Where pipelines note which examples they could not read."""
-        return Journal(self.describe, self.unreadable)
+    def unreadable_images(self) -> list[str]:
+        """Decodes every image file and describes those that fail."""
+        if self.side is not None:
+            return []
 
-    def skipped(self) -> list[int]:
-        """Indices of the examples that this process could not read so far, in that order.
+        def problem(index):
+            try:
+                tf.io.decode_image(self.example(index)[0], 3, expand_animations=False)
+            except tf.errors.OpError:
+                return f"{self.describe(index)} (damaged or truncated)"
+            return None
 
-        A warning names those that are new since the last call.
-        """
-        self.journal.warn()
-        return self.journal.each_once()
-
-
-class Journal:
-    """A file of indices that pipelines write and Python reads.
-
-    TensorFlow runs a pipeline in parallel under op determinism only if nothing in it can change
-    a state, such as that of a Python function. It lets `tf.print` pass.
-    """
-
-    all = weakref.WeakSet()
-
-    def __init__(self, describe: Callable[[int], str], unreadable: str):
-        self.describe = describe
-        self.unreadable = unreadable
-        handle, self.path = tempfile.mkstemp(prefix="irnet_tf_unreadable_")
-        os.close(handle)
-        weakref.finalize(self, lambda path: Path(path).unlink(missing_ok=True), self.path)
-        self._told = 0
-        self.all.add(self)
-
-    def write(self, indices: tf.Tensor) -> tf.Operation:
-        """Add indices, int64 `[n]`; an operation of a graph."""
-        return tf.print(indices, summarize=-1, output_stream=f"file://{self.path}")
-
-    def read(self) -> list[list[int]]:
-        """What was written, in that order."""
-        lines = Path(self.path).read_text().splitlines()
-        return [list(map(int, line.strip("[]").split())) for line in lines]
-
-    def each_once(self) -> list[int]:
-        return list(dict.fromkeys(index for written in self.read() for index in written))
-
-    def warn(self) -> None:
-        """Name those that were skipped and not named yet."""
-        met = self.each_once()
-        new, self._told = met[self._told :], len(met)
-        if new and self.unreadable == "skip":
-            more = f" and {len(new) - 5} more" if len(new) > 5 else ""
-            named = "; ".join(map(self.describe, new[:5]))
-            logging.warning(
-                "%d image(s) could not be read and were skipped: %s%s", len(met), named, more
-            )
+        with ThreadPoolExecutor() as pool:
+            problems = pool.map(problem, range(self.num_examples))
+            return [x for x in progress(problems, "checking images", self.num_examples) if x]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +81,13 @@ class Data:
     """A data set.
 
     Attributes:
-        name: what it is, as it is to be named beside an accuracy.
-        train, test: its splits.
-        class_names: in the order of the labels.
+        name: Name to print beside an accuracy.
+        train: Training split.
+        test: Test split.
+        class_names: Names in the order of the labels.
 
     Raises:
-        ValueError: if class names are not strings.
+        ValueError: If class names are not strings.
     """
 
     name: str
@@ -139,7 +98,7 @@ class Data:
     def __post_init__(self):
         names = self.class_names
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"class_names must be names of classes, got {names!r}")
+            raise ValueError(f"class_names must be a sequence of strings, got {names!r}")
         object.__setattr__(self, "class_names", tuple(names))
 
     @property
@@ -150,27 +109,59 @@ class Data:
         """Raises ValueError if a network was trained on other classes.
 
         Args:
-            trained: names in the order of the outputs; or how many outputs there are, where
-                names are not known.
+            trained: Class names in the order of the outputs, or the number of outputs if names are
+                not known.
         """
         if isinstance(trained, int):
             same, theirs = trained == self.num_classes, f"{trained} classes"
         else:
-            same, theirs = tuple(trained) == self.class_names, f"the classes {_few(trained)}"
+            same, theirs = tuple(trained) == self.class_names, f"the classes {first_few(trained)}"
         if not same:
             raise ValueError(
-                f"the network was trained on {theirs}, {self.name} has {_few(self.class_names)}; "
-                "give the data_dir that it was trained on"
+                f"the network was trained on {theirs}, {self.name} has "
+                f"{first_few(self.class_names)}; give the data_dir that it was trained on"
             )
 
 
-def _few(names):
-    names = list(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+@contextlib.contextmanager
+def report_unreadable_images(data: Data) -> Iterator[None]:
+    """Lists the images that cannot be decoded if an input pipeline fails inside the context.
+
+    Every image is then decoded once, with a progress bar. Other errors pass unchanged.
+
+    Raises:
+        UnreadableImages: If images cannot be decoded.
+    """
+    try:
+        yield
+    except (
+        tf.errors.InvalidArgumentError,
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+    ) as error:
+        bad = []
+        if "IteratorGetNext" in str(error):
+            bad = [*data.train.unreadable_images(), *data.test.unreadable_images()]
+        if bad:
+            raise UnreadableImages(bad) from error
+        raise
+
+
+def first_few(items: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return separator.join(items[:5]) + more
+
+
+def progress(items, title: str, total: int, **options):
+    """A progress bar that is drawn in a terminal only and disappears at the end."""
+    return tqdm(items, title, total, leave=False, disable=None, **options)
 
 
 def constants(*arrays) -> Callable:
-    """Gives tensors of the arrays: captured by pipelines, not copied into their graphs."""
+    """Returns a function that returns the arrays as tensors.
+
+    A `tf.data` function captures these tensors instead of copying the arrays into its graph.
+    """
 
     @functools.cache
     def tensors():
@@ -192,21 +183,19 @@ def in_memory(images, labels) -> Split:
 
 
 def advice(folder: str | os.PathLike) -> str:
-    """How a folder that is not what was asked for might be meant."""
+    """A sentence on how to turn a folder into a data set of the user's own images."""
     children = sorted(child for child in Path(folder).iterdir() if child.is_dir())
     names = {child.name.lower(): child.name for child in children}
     if "train" in names:
-        return f". The folder {names['train']!r} must be called 'train' for images of your own"
-    images = {".jpg", ".jpeg", ".png"}
-    holds_images = [
+        return f". Rename the folder {names['train']!r} to 'train' if it holds your own images"
+    classes = [
         child.name
         for child in children
-        if any(file.suffix.lower() in images for file in child.iterdir())
+        if any(file.suffix.lower() in SUFFIXES for file in child.iterdir())
     ]
-    if holds_images:
+    if classes:
         return (
-            f". It holds images in {', '.join(holds_images[:3])}: if these are classes of your "
-            "own, put them into train/CLASS and test/CLASS, or give validation_split=0.2 to test "
-            "on a fifth of them"
+            f". It holds images in {', '.join(classes[:3])}: if these are your own classes, put "
+            "them into train/CLASS and test/CLASS, or give validation_split=0.2 to test on a fifth"
         )
-    return f". For images of your own, {OWN_IMAGES}"
+    return f". For your own images: {OWN_IMAGES}"

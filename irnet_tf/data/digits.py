@@ -6,17 +6,16 @@ from irnet_tf.data.dataset import Data, advice, in_memory
 import numpy as np
 
 
-def load(data_dir: str | None = None, unreadable: str = "stop") -> Data:
-    """1,797 handwritten digits, 8x8 enlarged to 32x32; a fifth, of each digit, is for testing.
+def load(data_dir: str | None = None) -> Data:
+    """1,797 handwritten digits, 8x8 enlarged to 32x32; a stratified fifth is the test set.
 
     Raises:
-        ValueError: if there is a `data_dir`, for these are part of scikit-learn.
+        ValueError: If `data_dir` is given.
     """
-    del unreadable
     if data_dir is not None:
         raise ValueError(
-            f"data_dir {data_dir!r} holds no folder train, and digits, which are part of "
-            f"scikit-learn, take none{advice(data_dir)}"
+            f"digits are part of scikit-learn and take no data_dir, and {data_dir!r} holds no "
+            f"folder train{advice(data_dir)}"
         )
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -29,9 +28,5 @@ def load(data_dir: str | None = None, unreadable: str = "stop") -> Data:
     x, xt, y, yt = train_test_split(
         images, digits.target, test_size=0.2, random_state=0, stratify=digits.target
     )
-    return Data(
-        "digits (scikit-learn)",
-        in_memory(x, y),
-        in_memory(xt, yt),
-        tuple(map(str, digits.target_names)),
-    )
+    names = tuple(map(str, digits.target_names))
+    return Data("digits (scikit-learn)", in_memory(x, y), in_memory(xt, yt), names)

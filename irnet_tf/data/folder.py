@@ -1,25 +1,52 @@
-"""A folder of a user's own images: `train/CLASS/*.jpg|png` and `test/...` or `val/...`."""
+"""A folder of a user's own images: `train/CLASS/*` and `test/CLASS/*` or `val/CLASS/*`."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 import hashlib
+import io
 import os
 from pathlib import Path
 
 from absl import logging
-from irnet_tf.data.dataset import Data, Split, UnreadableImages, constants
+from irnet_tf.data.dataset import (
+    SUFFIXES,
+    Data,
+    Split,
+    UnreadableImages,
+    constants,
+    first_few,
+    progress,
+)
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP")  # of content, whatever the name; MPO is JPEG
-_MOST_PIXELS = 89_478_485  # a gigabyte and more once it is numbers; Pillow warns above it
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_MAX_PIXELS = 89_478_485  # Pillow's limit; more than 1 GB as float32
+_ORIENTATION = 0x112  # EXIF tag
 
 
-def load(root: Path, unreadable: str, validation_split: float | None) -> Data:
-    """Args, returns and raises as of `irnet_tf.data.load`."""
+def load(root: Path, validation_split: float | None) -> Data:
+    """Opens a folder of images. See `irnet_tf.data.load`."""
+    train, test, bad, needs_pillow = scan(root, validation_split)
+    if bad:
+        raise UnreadableImages(bad)
+    splits = (_split(part, needs_pillow) for part in (train, test))
+    return Data(f"images of {root.resolve().name}", *splits, tuple(sorted(train)))
+
+
+def scan(root: Path, validation_split: float | None, decode: bool = False):
+    """Lists and checks the image files of a folder.
+
+    Args:
+        root: Folder that holds `train` and `test` or `val`, or class folders.
+        validation_split: See `irnet_tf.data.load`.
+        decode: Whether to decode every image. Otherwise only file headers are read.
+
+    Returns:
+        Training files by class, test files by class, a description of each unreadable file, and
+        the set of files to read with Pillow.
+    """
     train_folder = root / "train" if (root / "train").is_dir() else root
     tests = [name for name in ("test", "val") if (root / name).is_dir()]
     ignored: list[Path] = []
@@ -27,16 +54,15 @@ def load(root: Path, unreadable: str, validation_split: float | None) -> Data:
     if validation_split is not None:
         if tests and train_folder is not root:
             raise ValueError(
-                f"validation_split is for a folder without images to test on, and {root} has "
+                f"validation_split is for a folder without test images, and {root} has "
                 f"{tests[0]}; leave it out"
             )
         train, test = _divide(train, validation_split, train_folder)
     else:
         if len(tests) != 1:
             raise ValueError(
-                f"{root} must hold a folder `train` and one of `test` or `val` with the images to "
-                f"evaluate on; found {'both' if tests else 'neither'}"
-                + ("" if tests else ". validation_split=0.2 tests on a fifth of `train` instead")
+                f"{root} must hold a folder `train` and one of `test` or `val`, found "
+                + ("both" if tests else "neither; validation_split=0.2 tests on a fifth of `train`")
             )
         test = _class_files(root / tests[0], ignored)
         if set(train) != set(test):
@@ -46,30 +72,20 @@ def load(root: Path, unreadable: str, validation_split: float | None) -> Data:
             )
     if len(train) < 2:
         raise ValueError(
-            f"{train_folder} holds one class, {next(iter(train))!r}: there is nothing to tell "
-            "apart; it needs a folder for each of two classes at least"
+            f"{train_folder} holds one class, {next(iter(train))!r}; at least two class folders "
+            "are needed"
         )
     if ignored:
-        more = f" and {len(ignored) - 5} more" if len(ignored) > 5 else ""
         logging.warning(
-            "ignored %d thing(s) in %s that are no %s files: %s%s",
-            len(ignored), root, ", ".join(_SUFFIXES), "; ".join(map(_shown, ignored[:5])), more,
+            "ignored %d file(s) in %s that are not images (%s): %s",
+            len(ignored), root, ", ".join(SUFFIXES), first_few(list(map(_shown, ignored)), "; "),
         )  # fmt: skip
-    bad = _check_headers([f for part in (train, test) for fs in part.values() for f in fs])
-    if bad and unreadable == "stop":
-        raise UnreadableImages([f"{_shown(file)} ({reason})" for file, reason in bad.items()])
-    classes = tuple(sorted(train))
-    return Data(
-        f"images of {root.resolve().name}",
-        _files(classes, train, bad, unreadable),
-        _files(classes, test, bad, unreadable),
-        classes,
-    )
+    files = [file for part in (train, test) for files in part.values() for file in files]
+    return train, test, *_check(files, decode)
 
 
 def _class_files(folder: Path, ignored: list[Path]) -> dict[str, list[Path]]:
-    """The image files of each class folder; what else is there, and not hidden, is added to
-    `ignored`."""
+    """The image files of each class folder. Other files are added to `ignored`."""
     classes = {}
     for child in sorted(folder.iterdir()):
         if child.name.startswith("."):
@@ -83,85 +99,111 @@ def _class_files(folder: Path, ignored: list[Path]) -> dict[str, list[Path]]:
             raise ValueError(
                 f"the class folder {_shown(child)} has a name that is not UTF-8; rename it"
             ) from None
-        # Regular files only: reading a pipe would wait for ever.
-        found = {f: f.suffix.lower() in _SUFFIXES and f.is_file() for f in child.iterdir()}
-        ignored.extend(f for f, fits in found.items() if not fits and not f.name.startswith("."))
-        classes[child.name] = sorted(f for f, fits in found.items() if fits)
+        files = sorted(file for file in child.iterdir() if not file.name.startswith("."))
+        # Regular files only: reading a pipe would block.
+        images = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+        if not images:
+            raise ValueError(f"{_shown(child)} holds no image files ({', '.join(SUFFIXES)})")
+        ignored.extend(sorted(set(files) - set(images)))
+        classes[child.name] = images
     if not classes:
-        raise ValueError(f"{folder} holds no class folders; expected {folder.name}/CLASS/*.jpg|png")
-    empty = [name for name, files in classes.items() if not files]
-    if empty:
-        raise ValueError(f"no {', '.join(_SUFFIXES)} files in {folder} for the classes {empty}")
+        raise ValueError(f"{folder} holds no class folders; expected {folder.name}/CLASS/*")
     return classes
 
 
 def _divide(classes: dict[str, list[Path]], share: float, folder: Path):
-    """A share of each class for testing, chosen by the files' names: the same on every machine."""
+    """Splits off a share of each class, chosen by hashed file names: equal on every machine."""
 
-    def place(file):
+    def key(file):
         return hashlib.sha256(os.fsencode(file.name)).digest()
 
     train, test = {}, {}
     for name, files in classes.items():
         if len(files) < 2:
-            raise ValueError(
-                f"{folder / name} holds one image, which cannot be both trained and tested on; "
-                "add some"
-            )
+            raise ValueError(f"{folder / name} holds one image; a split needs at least two")
         count = min(max(round(share * len(files)), 1), len(files) - 1)
-        chosen = set(sorted(files, key=place)[:count])
+        chosen = set(sorted(files, key=key)[:count])
         train[name] = [file for file in files if file not in chosen]
         test[name] = [file for file in files if file in chosen]
     return train, test
 
 
-def _check_headers(files: list[Path]) -> dict[Path, str]:
-    """Which are no images that can be trained on, and why; none is decoded."""
+def _check(files: list[Path], decode: bool) -> tuple[list[str], set[Path]]:
+    """Unreadable files, and files that TensorFlow does not read as intended (see `_as_bmp`)."""
     from PIL import Image
 
-    def problem(file):
+    def check(file):
+        """(problem or None, whether Pillow is needed)"""
         try:
-            with Image.open(file) as image:
-                if image.width * image.height > _MOST_PIXELS:
-                    return _too_large(f"{image.width} x {image.height} pixels")
-                if image.format not in _FORMATS:
-                    return f"its content is {image.format}, not JPEG or PNG"
-                image.verify()
+            with Image.open(file, formats=_FORMATS) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    return f"{image.width} x {image.height} pixels, the limit is 89 million", True
+                # `getexif` decodes a whole PNG file that has no EXIF data.
+                rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
+                plain = image.format in ("JPEG", "MPO", "PNG")  # MPO: several JPEG pictures
+                plain = plain and not rotated and not image.has_transparency_data
+            if decode:
+                content = file.read_bytes() if plain else _as_bmp(file.read_bytes())
+                tf.io.decode_image(content, 3, expand_animations=False)
+            return None, not plain
+        except Image.UnidentifiedImageError:
+            return "not an image, or of an unsupported format", True
         except Image.DecompressionBombError:
-            return _too_large("still more")
-        except Exception as error:
-            return str(error) or type(error).__name__
-        return None
+            return "too many pixels, the limit is 89 million", True
+        except Exception:  # decoders raise various types
+            return "damaged or truncated", True
 
     with ThreadPoolExecutor() as pool:
-        progress = tqdm(
-            pool.map(problem, files), "checking images", len(files), leave=False, disable=None
-        )
-        return {file: reason for file, reason in zip(files, progress) if reason}
+        results = list(progress(pool.map(check, files), "checking images", len(files)))
+    bad = [f"{_shown(file)} ({problem})" for file, (problem, _) in zip(files, results) if problem]
+    return bad, {file for file, (_, needs_pillow) in zip(files, results) if needs_pillow}
 
 
-def _too_large(size: str) -> str:
-    return f"{size}, where {_MOST_PIXELS / 1e6:.0f} million are the limit"
+def _as_bmp(content: bytes) -> bytes:
+    """An image file as a 24-bit BMP file, upright (EXIF), with transparent pixels on white."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError("32-bit pixels")
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            bmp = io.BytesIO()
+            image.convert("RGB").save(bmp, "BMP")
+            return bmp.getvalue()
+    except Exception as error:  # TensorFlow maps ValueError to InvalidArgumentError
+        raise ValueError(f"Pillow cannot decode the image: {error}") from error
 
 
-def _files(classes: tuple[str, ...], by_class, bad, unreadable: str) -> Split:
-    files = [file for name in classes for file in by_class[name]]
-    labels = [i for i, name in enumerate(classes) for _ in by_class[name]]
-    # What is known to be bad is not even opened.
-    paths = [b"" if file in bad else os.fsencode(file.absolute()) for file in files]
-    tensors = constants(np.array(paths, object), np.array(labels, np.int32))
+def _split(classes: dict[str, list[Path]], needs_pillow: set[Path]) -> Split:
+    files = [file for name in sorted(classes) for file in classes[name]]
+    labels = [i for i, name in enumerate(sorted(classes)) for _ in classes[name]]
+    paths = np.array([os.fsencode(file.absolute()) for file in files], object)
+    convert = np.array([file in needs_pillow for file in files])
+    tensors = constants(paths, np.array(labels, np.int32), convert)
 
     def read(index):
-        path, label = (tf.gather(tensor, index) for tensor in tensors())
-        return tf.io.read_file(path), label
+        path, label, pillow = (tf.gather(tensor, index) for tensor in tensors())
+        content = tf.io.read_file(path)
+        if convert.any():
+            # Stateless: TensorFlow runs stateful functions one by one under op determinism.
+            content = tf.cond(
+                pillow,
+                lambda: tf.ensure_shape(
+                    tf.numpy_function(_as_bmp, [content], tf.string, stateful=False), []
+                ),
+                lambda: content,
+            )
+        return content, label
 
-    def describe(index):
-        reason = f" ({bad[files[index]]})" if files[index] in bad else ""
-        return _shown(files[index]) + reason
-
-    return Split(len(files), read, None, describe, unreadable)
+    return Split(len(files), read, None, lambda index: _shown(files[index]))
 
 
 def _shown(path: Path) -> str:
-    """A path as it can be printed, whatever bytes it has."""
+    """A printable form of a path with any bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

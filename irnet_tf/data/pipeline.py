@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 from irnet_tf._utils import check_choice
 from irnet_tf.data import augment
 from irnet_tf.data.dataset import Split
-from irnet_tf.data.order import Order
-from irnet_tf.data.reading import readable, training_image, with_stand_ins
 from irnet_tf.preprocessing import Preprocessing
 import tensorflow as tf
+
+_OPEN_RECORDS = 16
+_PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
 
 def training_batches(
@@ -28,61 +27,89 @@ def training_batches(
     replicas: int = 1,
     on_device: bool = False,
 ) -> tf.data.Dataset:
-    """All batches of a run, one epoch behind the other, from where it is resumed.
+    """All training batches from `first_epoch` to the last epoch.
 
-    An epoch has `num_examples // batch_size` steps over a permutation that depends on
-    (seed, epoch); what is left over differs from epoch to epoch. Of `n` workers, worker `i` gets
-    slice `i` of every global batch.
+    An epoch has `steps_per_epoch(split, batch_size)` steps over a permutation that depends on
+    (seed, epoch) only. The images that do not fill a batch differ from epoch to epoch. If the whole
+    split is smaller than a batch, it is the batch.
 
     Args:
-        split: the training images.
-        batch_size: global, over all workers and replicas.
-        preprocessing: of the network: side and normalisation of the images that come out.
-        augmentation: a key of `irnet_tf.data.augment.AUGMENTATIONS`.
-        seed: of order and augmentation, 0 to 2**31 - 1.
-        epochs: how many the whole run has.
-        first_epoch, first_step: where to begin.
-        workers, worker: how many hosts share the work, and which of them this is.
-        replicas: devices of this worker; each gets a batch of its own in turn.
-        on_device: whether to leave changes and normalisation to the training step of
+        split: Training images.
+        batch_size: Global batch size, over all workers and replicas.
+        preprocessing: The network's preprocessing (size, mean, std).
+        augmentation: A key of `irnet_tf.data.augment.AUGMENTATIONS`.
+        seed: Seed for shuffling and augmentation, 0 to 2**31 - 1.
+        epochs: Number of epochs of the whole run.
+        first_epoch: Epoch to start with.
+        workers: Number of hosts.
+        worker: Index of this host. Worker `i` gets slice `i` of every global batch.
+        replicas: Number of devices of this worker. Each gets its own batch in turn.
+        on_device: Whether to leave augmentation and normalisation to the train step
+            of
             `irnet_tf.training.compile_model`.
 
     Returns:
-        A dataset of `(images, labels)`: float32 `[b, size, size, 3]`, normalised, and
-        int32 `[b]`, where `b = batch_size / (workers * replicas)`. With `on_device` it is
-        `((images, numbers), labels)`: uint8, and float32 `[b, RANDOM_NUMBERS]`.
+        A dataset of `(images, labels)`: normalised float32 `[b, size, size, 3]` and int32 `[b]`,
+        where `b = batch_size / (workers * replicas)`. With `on_device`
+        `((images, numbers), labels)`: uint8 and random numbers, float32 `[b, RANDOM_NUMBERS]`.
 
     Raises:
-        ValueError: if the augmentation is not known, the batch is larger than the split, or it
-            does not divide by `workers * replicas`.
+        ValueError: If the augmentation is unknown or the batch size is not divisible by the number
+            of devices.
     """
     check_choice("augmentation", augmentation, augment.AUGMENTATIONS)
-    steps_per_epoch(split, batch_size)  # raises if there is none
-    check_divides(batch_size, workers * replicas)
-    order = Order(
-        split.num_examples, batch_size, seed, epochs, first_epoch, first_step, workers, worker,
-        replicas,
-    )  # fmt: skip
-    batches = order.batches()
+    devices = workers * replicas
+    check_divides(batch_size, devices)
+    batch_size = min(batch_size, split.num_examples // devices * devices)
+    if not batch_size:
+        raise ValueError(f"{split.num_examples} images are too few for {devices} devices")
+    steps, local = split.num_examples // batch_size, batch_size // devices
+
+    def epoch_batches(epoch):
+        """(indices, random numbers) of each batch of this worker."""
+        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
+        shape = [split.num_examples, augment.RANDOM_NUMBERS]
+        numbers = tf.random.stateless_uniform(shape, epoch_seed)
+
+        def batch(number):
+            step, replica = number // replicas, number % replicas
+            start = step * batch_size + (worker * replicas + replica) * local
+            indices = tf.random.experimental.index_shuffle(
+                start + tf.range(local, dtype=tf.int64), epoch_seed, split.num_examples - 1
+            )
+            return indices, tf.gather(numbers, indices)
+
+        return tf.data.Dataset.range(steps * replicas).map(batch)
+
+    batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
+    batches = batches.skip(first_step * replicas)
     parts = augment.AUGMENTATIONS[augmentation]
-    if split.side == preprocessing.size and not parts.crop_box and preprocessing.crop == 1:
+    size = preprocessing.size
 
-        def read(indices, numbers):
-            images, labels = split.read(indices)
-            return (images, numbers), labels
+    def read(indices, numbers):
+        images, labels = split.read(indices)
+        return (images, numbers), labels
 
-        batches = batches.map(read, tf.data.AUTOTUNE, deterministic=True)
+    def decode(example, numbers):
+        file, label = split.read(example)
+        box = parts.crop_box or (lambda shape, _: preprocessing.square(shape))
+        image = augment.crop(file, box, numbers, shrink_to=size)
+        image = tf.image.resize(image[None], (size, size))[0]
+        return (tf.cast(image + 0.5, tf.uint8), numbers), label
+
+    def finish(images_and_numbers, labels):
+        images = augment.finish(
+            *images_and_numbers, augmentation=augmentation, preprocessing=preprocessing
+        )
+        return images, labels
+
+    if split.side == size and not parts.crop_box and preprocessing.crop == 1:
+        batches = batches.map(read, **_PARALLEL)
     else:
-        box = parts.crop_box or (lambda shape, numbers: preprocessing.square(shape))
-        decode = functools.partial(training_image, split, box, preprocessing.size)
-        examples = readable(batches.unbatch(), split, decode, order.count, order.index)
-        if split.unreadable == "skip":
-            examples = with_stand_ins(examples, split, decode, order.index_and_numbers)
-        batches = examples.take(order.count).batch(order.local, drop_remainder=True)
-        batches = batches.map(lambda _, images, numbers, labels: ((images, numbers), labels))
+        batches = _examples(split, batches.unbatch()).map(decode, **_PARALLEL)
+        batches = batches.batch(local, drop_remainder=True)
     if not on_device:
-        finish = _finish(augmentation, preprocessing)
-        batches = batches.map(finish, tf.data.AUTOTUNE, deterministic=True)
+        batches = batches.map(finish, **_PARALLEL)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
@@ -94,70 +121,49 @@ def evaluation_batches(
     workers: int = 1,
     worker: int = 0,
 ) -> tf.data.Dataset:
-    """Every image of a split once, in its order, the last batch as small as it comes.
+    """Every image of a split once, in order, as `preprocessing` makes it.
 
-    Images come as `preprocessing` makes them. Args and returns as in `training_batches`; of `n`
-    workers, worker `i` gets every n-th image from `i` on.
+    The last batch may be smaller. Worker `i` of `n` gets every n-th image, beginning with image
+    `i`. Args and returns are those of `training_batches`.
     """
     indices = tf.data.Dataset.range(worker, split.num_examples, workers)
-    count = len(range(worker, split.num_examples, workers))
-    if split.side == preprocessing.size and preprocessing.crop == 1:
-        batches = indices.batch(batch_size).map(split.read, tf.data.AUTOTUNE, deterministic=True)
+    size = preprocessing.size
+
+    def decode(example, _):
+        file, label = split.read(example)
+        image = augment.crop(file, lambda shape, _: preprocessing.square(shape), None)
+        return tf.image.resize(image[None], (size, size), antialias=True)[0], label
+
+    if split.side == size and preprocessing.crop == 1:
+        batches = indices.batch(batch_size).map(split.read, **_PARALLEL)
     else:
-        size = preprocessing.size
-
-        def decode(example, numbers):
-            file, label = split.read(example)
-            image = augment.crop(file, lambda shape, _: preprocessing.square(shape), None)
-            return tf.image.resize(image[None], (size, size), antialias=True)[0], numbers, label
-
-        examples = readable(
-            indices.map(lambda index: (index, tf.zeros([0]))),
-            split,
-            decode,
-            count,
-            lambda position: worker + position * workers,
-        )
-        if split.unreadable == "skip":
-            examples = examples.filter(lambda gap, *example: gap[1] < count)
-        batches = examples.take(count).batch(batch_size)
-        batches = batches.map(lambda _, images, numbers, labels: (images, labels))
+        examples = _examples(split, indices.map(lambda index: (index, ())))
+        batches = examples.map(decode, **_PARALLEL).batch(batch_size)
     return batches.map(
-        lambda images, labels: (preprocessing.normalise(images), labels),
-        tf.data.AUTOTUNE,
-        deterministic=True,
+        lambda images, labels: (preprocessing.normalise(images), labels), **_PARALLEL
     ).prefetch(tf.data.AUTOTUNE)
 
 
-def _finish(augmentation, preprocessing):
-    def finish(images_and_numbers, labels):
-        images = augment.finish(
-            *images_and_numbers, augmentation=augmentation, preprocessing=preprocessing
-        )
-        return images, labels
+def _examples(split: Split, examples: tf.data.Dataset) -> tf.data.Dataset:
+    """Replaces the index in (index, numbers) by the record that `split.read` takes."""
+    if split.open is None:
+        return examples
 
-    return finish
+    def open_record(index, numbers):
+        return split.open(index).map(lambda record: (record, numbers))
+
+    return examples.interleave(open_record, _OPEN_RECORDS, **_PARALLEL)
 
 
 def check_divides(batch_size: int, devices: int) -> None:
-    """Raises ValueError if a global batch cannot be shared evenly."""
+    """Raises ValueError if the global batch size is not divisible by the number of devices."""
     if batch_size % devices:
         raise ValueError(
-            f"batch_size {batch_size} does not divide by {devices} devices; use a multiple of "
-            f"{devices}, or fewer devices (CUDA_VISIBLE_DEVICES says which)"
+            f"batch_size {batch_size} is not divisible by {devices} devices; use a multiple of "
+            f"{devices}, or fewer devices (CUDA_VISIBLE_DEVICES)"
         )
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
-    """Whole batches in an epoch.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    steps = split.num_examples // batch_size
-    if not steps:
-        raise ValueError(
-            f"batch_size {batch_size} is larger than the {split.num_examples} training images; "
-            f"use at most {split.num_examples}"
-        )
-    return steps
+    """Steps of an epoch: full batches, or one batch if the split is smaller."""
+    return max(1, split.num_examples // batch_size)

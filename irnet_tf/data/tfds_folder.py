@@ -1,4 +1,4 @@
-"""Folders that TensorFlow Datasets prepared: opened without trust in what they say."""
+"""Folders prepared by TensorFlow Datasets, opened without executing or trusting their content."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import struct
 
 import numpy as np
 
-RECORD_HEADER = struct.Struct("<QI")  # length and its checksum; another follows the data
+RECORD_HEADER = struct.Struct("<QI")  # length and its checksum; the data's checksum is at the end
 
-# `features.json` names the Python classes of the features, which TFDS imports: of a stranger's
-# folder that is code of the stranger's choice. These are all that CIFAR-10 and ImageNet have.
+# TFDS imports the Python classes that `features.json` names, so a downloaded folder could run any
+# code. CIFAR-10 and ImageNet need these classes only.
 _FEATURES = {
     "tensorflow_datasets.core.features.features_dict.FeaturesDict",
     "tensorflow_datasets.core.features.image_feature.Image",
@@ -36,54 +36,53 @@ def newest_version(root: Path, name: str) -> Path | None:
 
 
 def open_builder(folder: Path, splits: tuple[str, ...], classes: int):
-    """The TFDS builder of a prepared folder, whose files were seen to be there.
+    """The TFDS builder of a prepared folder.
 
     Args:
-        folder: as `newest_version` gives it.
-        splits: that the data set must have.
-        classes: how many it must have.
+        folder: Result of `newest_version`.
+        splits: Names of the required splits.
+        classes: Required number of classes.
 
     Raises:
-        ValueError: if the folder is damaged, lacks a split, or asks for Python code that these
-            data sets do not need.
+        ValueError: If the folder is damaged, lacks a split, or names other Python classes than
+            `_FEATURES`.
     """
     import tensorflow_datasets as tfds
 
     for name in ("features.json", "dataset_info.json"):
-        _check_file(folder / name, 10_000_000)
+        _check_file(folder / name)
+        if (folder / name).stat().st_size > 10_000_000:
+            raise ValueError(f"{folder / name} is larger than 10 MB; prepare it again")
     _check_features(folder / "features.json")
-    with damage(folder):
+    with as_value_error(folder):
         builder = tfds.builder_from_directory(folder)
         missing = sorted(set(splits) - set(builder.info.splits))
         if missing:
-            raise ValueError(f"it lacks the split(s) {missing}")
+            raise ValueError(f"the split(s) {missing} are missing")
         if builder.info.features["label"].num_classes != classes:
-            raise ValueError(f"its images are not of {classes} classes")
+            raise ValueError(f"it does not have {classes} classes")
         files = [Path(path) for name in splits for path in builder.info.splits[name].filepaths]
     for file in files:
         _check_file(file)
     return builder
 
 
-def _check_file(path: Path, most_bytes: int | None = None) -> None:
-    if not path.exists():
-        raise ValueError(f"{path} is missing; copy it again, or prepare it anew")
-    if not path.is_file():  # a pipe would keep us waiting for ever
-        raise ValueError(f"{path} is no regular file; copy it again, or prepare it anew")
-    if most_bytes is not None and path.stat().st_size > most_bytes:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, too many for what it is")
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # reading a pipe would block
+        problem = "is not a regular file" if path.exists() else "is missing"
+        raise ValueError(f"{path} {problem}; copy it again, or prepare it again")
 
 
 @contextlib.contextmanager
-def damage(path: Path):
-    """What reading damaged files raises comes as a ValueError that names the file or folder."""
+def as_value_error(path: Path):
+    """Turns any exception inside the context into a ValueError that names the file or folder."""
     try:
         yield
-    except Exception as error:  # parsers raise what they like
+    except Exception as error:  # parsers raise various types
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(
-            f"{path} is damaged or not what TensorFlow Datasets prepared "
-            f"({type(error).__name__}: {reason[:200]}); copy it again, or prepare it anew"
+            f"{path} is damaged or was not prepared by TensorFlow Datasets "
+            f"({type(error).__name__}: {reason[:200]}); copy it again, or prepare it again"
         ) from error
 
 
@@ -97,26 +96,26 @@ def _check_features(path: Path) -> None:
         elif isinstance(value, str):
             yield value
 
-    with damage(path):
+    with as_value_error(path):
         found = set(strings(json.loads(path.read_text())))
-    strange = sorted(text for text in found - _FEATURES if "." in text)  # names of classes
-    if strange:
+    unknown = sorted(text for text in found - _FEATURES if "." in text)
+    if unknown:
         raise ValueError(
-            f"{path} asks for {', '.join(map(repr, strange[:3]))}, which this data set does not "
-            "need and which may do harm; prepare it anew with TensorFlow Datasets"
+            f"{path} names the Python classes {', '.join(map(repr, unknown[:3]))}, which this data "
+            "set does not need; prepare it again with TensorFlow Datasets"
         )
 
 
 def record_offsets(path: str, count: int) -> np.ndarray:
-    """Where each of a TFRecord file's records begins, int64 `[count]`.
+    """Start of each record in a TFRecord file, int64 `[count]`.
 
     Raises:
-        ValueError: if it does not end after so many records.
+        ValueError: If the file does not hold exactly `count` records.
     """
     end = 0
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        # A record takes 16 bytes at least: what is said of their number need not be true.
+        # A record has at least 16 bytes: `count` may be wrong and must not decide on memory.
         offsets = np.empty(min(count, size // 16 + 1), np.int64)
         for i in range(count):
             offsets[i] = end
@@ -124,12 +123,10 @@ def record_offsets(path: str, count: int) -> np.ndarray:
             if len(header) == RECORD_HEADER.size:
                 end += RECORD_HEADER.size + RECORD_HEADER.unpack(header)[0] + 4
             if end > size or end == offsets[i]:
-                raise ValueError(
-                    f"{path} ends in record {i} of {count}; copy it again, or prepare it anew"
-                )
-    if end != size:
-        raise ValueError(
-            f"{path} should end after {count} records, at byte {end}, but has {size} bytes; "
-            "copy it again, or prepare it anew"
-        )
-    return offsets
+                break
+        else:
+            if end == size:
+                return offsets
+    raise ValueError(
+        f"{path} does not hold exactly {count} records; copy it again, or prepare it again"
+    )

@@ -106,7 +106,7 @@ def train(
         workers.noticing_lost_workers(shared.failure),
         contextlib.ExitStack() as stack,
         Signals() as signals,
-        data_module.naming_unreadable_images(),
+        data_module.report_unreadable_images(data),
         global_state(options.seed, recipe.mixed_precision),
     ):
         with strategy.scope():
@@ -244,9 +244,6 @@ class _Run:
             "accuracy": trained["accuracy"],
             **{f"val_{name}": tested[name] for name in ("loss", "accuracy", "top5")},
             "test_images": tested["images"],
-            "unreadable_images": sum(
-                len(split.skipped()) for split in (self.data.train, self.data.test)
-            ),
             "learning_rate": float(rate((self.at.epoch + 1) * self.steps - 1)),
         }
         self.callbacks.on_epoch_end(self.at.epoch, logs)

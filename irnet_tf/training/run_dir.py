@@ -20,10 +20,9 @@ from irnet_tf.training.workers import Workers
 FIELDS = (
     "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5",
     "learning_rate", "ede_t", "ede_k", "images_per_second", "seconds", "test_images",
-    "unreadable_images",
 )  # fmt: skip
 COLUMNS = FIELDS[:11]
-_SINCE = {"test_images": 0, "unreadable_images": 0}  # columns that old files do not have
+_SINCE = {"test_images": 0}  # columns that old files do not have
 
 
 class RunFolder:
