@@ -1,10 +1,10 @@
-"""Runs side by side: a table, and one picture of their curves.
+"""Runs side by side: a table and a figure of their curves.
 
     python -m irnet_tf.compare RUN... --out=FOLDER
 
-A RUN is a run folder, a folder of run folders, or the metrics.csv of a run alone. Runs that
-differ in nothing but their seed are a group: the table has their mean and standard deviation,
-the picture a band from the lowest to the highest.
+A RUN is a run folder, a folder of run folders, or a metrics.csv. Runs that differ only in their
+seed form a group: the table shows mean and standard deviation, the figure a band from the lowest
+to the highest value.
 """
 
 from __future__ import annotations
@@ -14,151 +14,222 @@ from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import io
+import itertools
 import json
 from pathlib import Path
+import re
 import statistics
 import sys
+import textwrap
 
 from irnet_tf import plotting
-from irnet_tf._runs import Run, find_runs, read_run
 from irnet_tf._utils import write_atomically
+from irnet_tf.training.run_dir import best_row, read_metrics
+
+_WIDTH = 120
+_CELL = 40
+_NOT_SETTINGS = ("network", "seed", "data.name", "data.classes", "recipe.data")
+    "network",
+    "seed",
+    "data.name",
+    "data.classes",
+    "recipe.data",
+    "arguments.num_classes",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A saved run.
+
+    Attributes:
+        name: Name of its folder.
+        network, data: Names from config.json; "" without one.
+        seed: Seed; None if unknown.
+        settings: Everything else in the config's identity, from dotted names to values.
+        rows: Rows of metrics.csv.
+        shipped: Test accuracy of the weights in the zoo; None if there are none.
+    """
+
+    name: str
+    network: str
+    data: str
+    seed: int | None
+    settings: Mapping
+    rows: Sequence[Mapping[str, float]]
+    shipped: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-        network, data: what was trained, on what.
-        changed: how it differs from the other groups, in words; "" if in nothing.
-        runs: at least one.
+        changed: Difference from the other groups; "" if there is none.
+        runs: At least one run.
     """
 
-    network: str
-    data: str
     changed: str
     runs: tuple[Run, ...]
 
-    @property
-    def title(self) -> str:
-        return ", ".join(part for part in (self.network, self.changed) if part) or self.runs[0].name
-
-    def values(self, which: str, name: str) -> list[float]:
-        """Of every run: `which` is `"last"` or `"best"`, `name` a column of metrics.csv."""
-        return [getattr(run, which)[name] for run in self.runs]
-
     def row(self) -> dict[str, str]:
-        """The group's line of the table. Accuracies are in %, of test images."""
+        """The group's row of the table. Accuracies are in % of the test images."""
         runs = self.runs
-        epochs = _span([len(run.rows) for run in runs], "{:.0f}")
-        if any(run.epochs and len(run.rows) < run.epochs for run in runs):
-            epochs += f" of {runs[0].epochs}"
-        rates = [row["images_per_second"] for run in runs for row in run.rows]
+        last = [run.rows[-1] for run in runs]
+        best = [best_row(run.rows) for run in runs]
+        epochs = _span([len(run.rows) for run in runs])
+        planned = runs[0].settings.get("recipe.epochs")
+        if planned and any(len(run.rows) < planned for run in runs):
+            epochs += f" of {planned}"
+        speeds = [row["images_per_second"] for run in runs for row in run.rows]
         seconds = [sum(row["seconds"] for row in run.rows) for run in runs]
-        shipped = [100 * run.shipped for run in runs if run.shipped is not None]
-        return {
-            "network": self.network or "-",
-            "data": self.data or "-",
-            "changed": self.changed or "-",
-            "seeds": ", ".join("?" if r.seed is None else str(r.seed) for r in runs),
+        return {  # the most important first: a table that is too wide loses its last columns
+            "run": ", ".join(run.name for run in runs),
+            "network": runs[0].network,
+            "data": runs[0].data,
+            "changed": self.changed,
+            "seeds": ", ".join("?" if run.seed is None else str(run.seed) for run in runs),
             "epochs": epochs,
-            "last %": _mean([100 * v for v in self.values("last", "test_accuracy")]),
-            "best %": _mean([100 * v for v in self.values("best", "test_accuracy")]),
-            "shipped %": _mean(shipped) if shipped else "",
-            "best epoch": _span(self.values("best", "epoch"), "{:.0f}"),
-            "train %": _mean([100 * v for v in self.values("last", "train_accuracy")]),
-            "last loss": _mean(self.values("last", "test_loss"), 3),
-            "images/s": f"{statistics.median(rates):.0f}",
+            "last %": _mean([100 * row["test_accuracy"] for row in last]),
+            "best %": _mean([100 * row["test_accuracy"] for row in best]),
+            "shipped %": _mean([100 * run.shipped for run in runs if run.shipped is not None]),
+            "best epoch": _span([row["epoch"] for row in best]),
+            "train %": _mean([100 * row["train_accuracy"] for row in last]),
+            "last loss": _mean([row["test_loss"] for row in last], 3),
+            "images/s": f"{statistics.median(speeds):.0f}",
             "minutes": f"{statistics.mean(seconds) / 60:.1f}",
         }
 
 
+def read_run(path) -> Run:
+    """Read a run from its folder or its metrics.csv.
+
+    Raises:
+        ValueError: If no epoch has ended yet or a file is damaged.
+        OSError: If a file cannot be read.
+    """
+    path = Path(path)
+    rows = read_metrics(path)
+    if not rows:
+        raise ValueError(f"{path}: no epoch has ended yet")
+    folder = path.resolve()
+    if path.is_file():
+        folder = folder.parent if path.name == "metrics.csv" else folder.with_suffix("")
+    config, result = path / "config.json", path / "result.json"
+    try:
+        config = json.loads(config.read_text()) if config.exists() else {}
+        result = json.loads(result.read_text()) if result.exists() else {}
+        if "identity" not in config:  # a run of `fit`
+            return Run(folder.name, "", "", None, {}, rows)
+        identity = config["identity"]
+        settings = {k: v for k, v in _flat(identity).items() if k not in _NOT_SETTINGS}
+        network, data = identity["network"], identity["data"]["name"]
+        shipped = result.get("shipped", {}).get("accuracy")
+        return Run(folder.name, network, data, identity["seed"], settings, rows, shipped)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged config.json or result.json: {error!r}") from error
+
+
+def find_runs(paths) -> list[Path]:
+    """Run folders among and below `paths`; files are kept.
+
+    Raises:
+        ValueError: If one of the paths has no run.
+    """
+    found = []
+    for path in map(Path, paths):
+        runs = [path] if path.is_file() else sorted(f.parent for f in path.rglob("metrics.csv"))
+        if not runs:
+            raise ValueError(f"{path} contains no run: it has no metrics.csv")
+        found += [run for run in runs if run not in found]
+    return found
+
+
 def group_runs(runs: Mapping[Path, Run], labels: Mapping[Path, str] | None = None) -> list[Group]:
-    """Put runs together that differ in nothing but their seed, in the order of the first.
+    """Groups of runs that differ only in their seed, in the order of their first runs.
+
+    A second run with the same seed is not another sample: it starts a group of its own.
 
     Args:
-        runs: by path.
-        labels: says of a path how its run differs; None: worked out from the settings.
+        runs: Runs by path.
+        labels: Descriptions of the runs' changes by path; None: derived from the settings.
     """
-    together: dict[str, list[Path]] = {}
+    groups: dict[tuple, list[Path]] = {}
     for path, run in runs.items():
         key = [run.network, run.data, dict(run.settings), (labels or {}).get(path)]
-        if not run.network:
-            key.append(str(path))
-        together.setdefault(json.dumps(key, sort_keys=True), []).append(path)
-    groups = list(together.values())
-    changed = _changes([runs[paths[0]] for paths in groups])
-    if labels is not None:
-        changed = [labels.get(paths[0], "") for paths in groups]
+        key = json.dumps(key if run.network else str(path), sort_keys=True)
+        for repetition in itertools.count():
+            group = groups.setdefault((key, repetition), [])
+            if run.seed not in [runs[other].seed for other in group]:
+                group.append(path)
+                break
+    first = [runs[group[0]] for group in groups.values()]
     return [
-        Group(runs[p[0]].network, runs[p[0]].data, text, tuple(runs[path] for path in p))
-        for p, text in zip(groups, changed)
+        Group(
+            labels.get(group[0], "") if labels else _changes(runs[group[0]], first),
+            tuple(runs[path] for path in group),
+        )
+        for group in groups.values()
     ]
 
 
-def _changes(runs: list[Run]) -> list[str]:
-    """How each differs from the others, naming only settings in which any two differ.
-
-    Runs of different networks differ anyway: settings are compared within a network. What an
-    older run does not know of is no difference.
-    """
+def _changes(run, others) -> str:
+    """The settings in which runs of the same network and data differ, without hashes."""
+    peers = [peer for peer in others if (peer.network, peer.data) == (run.network, run.data)]
     texts = []
-    for run in runs:
-        if not run.network:
-            texts.append(run.name)
-            continue
-        peers = [other for other in runs if (other.network, other.data) == (run.network, run.data)]
-        differing = [
-            name
-            for name in sorted({name for peer in peers for name in peer.settings})
-            if len(_values(name, peers)) > 1
-        ]
-        texts.append(
-            ", ".join(f"{n.split('.')[-1]}={_short(run.settings.get(n))}" for n in differing)
-        )
-    return texts
-
-
-def _values(name: str, peers: list[Run]) -> set[str]:
-    """A builder's argument that is not given has its default; else an older run is silent."""
-    given = name.startswith("arguments.")
-    return {json.dumps(p.settings.get(name)) for p in peers if given or name in p.settings}
+    for name in sorted({name for peer in peers for name in peer.settings}):
+        values = [peer.settings.get(name) for peer in peers]
+        value = run.settings.get(name)
+        hashes = any(re.fullmatch("[0-9a-f]{32,}", str(value)) for value in values)
+        if not hashes and any(other != value for other in values):
+            value = value.get("class_name") if isinstance(value, dict) else value
+            texts.append(f"{name.split('.')[-1]}={'default' if value is None else value}")
+    return ", ".join(texts)
 
 
 def as_csv(groups: Sequence[Group]) -> str:
-    """The table as CSV; numbers as in Markdown, deviations in columns of their own."""
+    """The table as CSV, with all columns."""
+    rows = [group.row() for group in groups]
     text = io.StringIO()
-    rows = [_split_deviations(row) for row in _rows(groups)]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
 def as_markdown(groups: Sequence[Group]) -> str:
-    """The table as Markdown that also reads well in a terminal."""
-    rows = _rows(groups)
-    names = list(rows[0])
-    lines = [names, *([row[name].replace("|", "\\|") for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = (" | ".join(c.ljust(w) for c, w in zip(line, widths)) for line in lines)
-    return "".join(f"| {line} |\n" for line in padded)
+    """The table as Markdown of at most 120 columns; settings that all share are above it."""
+    rows = [group.row() for group in groups]
+    shared = ("network", "data", "epochs") if len(groups) > 1 else ("network", "data")
+    shared = {name: rows[0][name] for name in shared if len({row[name] for row in rows}) == 1}
+    table = []
+    for name in rows[0]:
+        cells = [textwrap.shorten(row[name], _CELL, placeholder=" ...") for row in rows]
+        if name not in shared and any(cells):
+            width = max(map(len, [name, *cells]))
+            table.append([c.ljust(width) for c in (name, "-" * width, *cells)])
+    while sum(len(column[0]) + 3 for column in table) >= _WIDTH:
+        table.pop()
+    caption = "; ".join(f"{name}: {value}" for name, value in shared.items() if value)
+    lines = "".join(f"| {' | '.join(line)} |\n" for line in zip(*table))
+    return f"{caption}\n\n{lines}" if caption else lines
 
 
 def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
-    """Test accuracy and training loss over epochs, as `path`.png and `path`.svg.
+    """Draw test accuracy and training loss over epochs, to `path`.png and `path`.svg.
 
-    A line is the mean over seeds, its band goes from the lowest to the highest.
+    A line is the mean over seeds; its band reaches from the lowest to the highest value.
     """
     figure = plotting.new(11, 4.6 + 0.22 * len(groups))
     if title:
         figure.suptitle(title)
     accuracy, loss = figure.subplots(1, 2)
-    for i, group in enumerate(groups):
-        seeds = len(group.runs)
-        label = f"{group.title} ({seeds} seed{'s' if seeds > 1 else ''})"
+    rows = [group.row() for group in groups]
+    varying = [n for n in ("network", "changed") if len({row[n] for row in rows}) > 1] or ["run"]
+    for i, (group, row) in enumerate(zip(groups, rows)):
+        seeds = f"({len(group.runs)} seed{'s' if len(group.runs) > 1 else ''})"
+        label = ", ".join(row[name] for name in varying if row[name]) or row["run"]
+        label = textwrap.fill(f"{label} {seeds}", 100)
         for axes, column, factor in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
             _curve(axes, group, column, factor, i, label)
     accuracy.set_ylabel("test accuracy, %")
@@ -174,91 +245,69 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     return plotting.save(figure, path)
 
 
-def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
-    """Compare runs: print the table; write it and the picture.
-
-    Args:
-        paths: run folders, or metrics.csv files.
-        out: folder that gets `table.csv`, `table.md`, `runs.csv` (a row a run), `curves.png` and
-            `curves.svg`; None: none.
-        labels: from a path to how its run differs; None: worked out.
-        title: of the picture.
-
-    Returns:
-        The groups, in the order of the table.
-
-    Raises:
-        ValueError: if there is nothing to compare, or a run cannot be read.
-    """
-    runs = {Path(path): read_run(path) for path in paths}
-    if not runs:
-        raise ValueError("there is no run to compare")
-    groups = group_runs(runs, labels)
-    print(as_markdown(groups), end="")
-    if out is not None:
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        each = [dataclasses.replace(group, runs=(run,)) for group in groups for run in group.runs]
-        write_atomically(out / "table.csv", as_csv(groups))
-        write_atomically(out / "table.md", as_markdown(groups))
-        write_atomically(out / "runs.csv", as_csv(each))
-        draw(groups, out / "curves", title)
-    return groups
-
-
-def _rows(groups):
-    """The table's, without a column that is empty."""
-    rows = [group.row() for group in groups]
-    return [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]
-
-
 def _curve(axes, group, column, factor, i, label):
     length = max(len(run.rows) for run in group.runs)
-    epochs = list(range(1, length + 1))
+    epochs = range(1, length + 1)
     values = [
-        [factor * r.rows[e][column] for r in group.runs if e < len(r.rows)] for e in range(length)
+        [factor * run.rows[e][column] for run in group.runs if e < len(run.rows)]
+        for e in range(length)
     ]
     style = plotting.style(i)
-    axes.plot(
-        epochs,
-        [statistics.mean(v) for v in values],
-        label=label,
-        linewidth=1.6,
-        markersize=5,
-        markevery=(i % max(1, length // 10), max(1, length // 10)),
-        **style,
-    )
+    every = max(1, length // 10)
+    means = [statistics.mean(v) for v in values]
+    axes.plot(epochs, means, label=label, markersize=5, markevery=(i % every, every), **style)
     if len(group.runs) > 1:
         low, high = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _mean(values: list[float], digits: int = 2) -> str:
-    """Mean, and the standard deviation of a sample where there are several."""
+def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
+    """Compare runs: print the table; write it and the figure.
+
+    Args:
+        paths: Run folders or metrics.csv files.
+        out: Folder for `table.csv`, `table.md`, `curves.png` and `curves.svg`; None: no files.
+        labels: Descriptions of the runs' changes by path; None: derived from the settings.
+        title: Title of the figure.
+
+    Returns:
+        The groups in the order of the table.
+
+    Raises:
+        ValueError: If a run cannot be read.
+    """
+    groups = group_runs({Path(path): read_run(path) for path in paths}, labels)
+    print(as_markdown(groups), end="")
+    if out is not None:
+        out = Path(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "table.csv", as_csv(groups))
+        write_atomically(out / "table.md", as_markdown(groups))
+        draw(groups, out / "curves", title)
+    return groups
+
+
+def _mean(values, digits: int = 2) -> str:
+    """Mean, and the sample standard deviation of several values."""
+    if not values:
+        return ""
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
-def _span(values: list[float], form: str) -> str:
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
+def _span(values) -> str:
+    low, high = int(min(values)), int(max(values))
+    return str(low) if low == high else f"{low} to {high}"
 
 
-def _split_deviations(row: dict[str, str]) -> dict[str, str]:
-    split = {}
-    for name, text in row.items():
-        mean, separator, deviation = text.partition(" ± ")
-        split[name] = mean
-        if separator:
-            split[f"{name} deviation"] = deviation
-    return split
-
-
-def _short(value) -> str:
-    """A quantizer's or another object's config by its name."""
-    if value is None:
-        return "default"
-    return str(value.get("class_name", value)) if isinstance(value, dict) else str(value)
+def _flat(values: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value and "class_name" not in value:
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def main(argv=None) -> None:
@@ -267,7 +316,7 @@ def main(argv=None) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or folder of them")
     parser.add_argument("--out", help="folder for tables and curves")
-    parser.add_argument("--title", default="", help="of the picture")
+    parser.add_argument("--title", default="", help="title of the figure")
     arguments = parser.parse_args(argv)
     try:
         report(find_runs(arguments.runs), arguments.out, title=arguments.title)

@@ -10,7 +10,6 @@ import inspect
 import json
 
 from irnet_tf._compat import layers_from_zero
-from irnet_tf._runs import nameless
 from irnet_tf._utils import check_choice, nearest
 from irnet_tf.preprocessing import Preprocessing
 import tensorflow as tf
@@ -227,6 +226,14 @@ def check_arguments(name: str, builder: Callable, arguments: Mapping) -> None:
     for argument in arguments:
         if argument not in known:
             raise ValueError(f"{name} has no argument {argument!r}; it has {', '.join(known)}")
+
+
+def nameless(value):
+    """A quantizer's config without `name` and `dtype`, which Keras sets; other values unchanged."""
+    if not isinstance(value, Mapping) or not {"class_name", "config"} <= set(value):
+        return value
+    config = {k: v for k, v in value["config"].items() if k not in ("name", "dtype")}
+    return {**value, "config": config}
 
 
 def plain_arguments(arguments: Mapping) -> dict:

@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Comparison of runs."""
 
 import csv
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 import statistics
 import xml.etree.ElementTree as ElementTree
 
-from irnet_tf import compare
+from irnet_tf import compare, plotting
+from irnet_tf.training.run_dir import COLUMNS
 from PIL import Image
 import pytest
 import zoo
@@ -15,23 +16,23 @@ from zoo.__main__ import main as list_networks
 from tests.conftest import ROOT
 
 
-def write_run(folder, accuracies, *, seed=0, first_epoch=1, network="digits/a", **recipe):
+def write_run(folder, accuracies, *, seed=0, network="digits/a", arguments=(), **recipe):
     folder = Path(folder)
     folder.mkdir(parents=True)
     identity = {
         "network": network,
-        "arguments": {"depth": 20},
+        "arguments": {"depth": 20, **dict(arguments)},
         "recipe": {"epochs": len(accuracies), "learning_rate": 0.1, **recipe},
         "seed": seed,
         "data": {"name": "some images", "classes": ["0", "1"]},
     }
     (folder / "config.json").write_text(json.dumps({"identity": identity}))
     with open(folder / "metrics.csv", "w") as file:
-        file.write(
-            "epoch,train_loss,train_accuracy,test_loss,test_accuracy,images_per_second,seconds\n"
-        )
+        writer = csv.DictWriter(file, COLUMNS, restval=1)
+        writer.writeheader()
         for i, accuracy in enumerate(accuracies):
-            file.write(f"{i + first_epoch},{1 / (i + 1)},{accuracy},0.5,{accuracy},100,30\n")
+            values = {"train_accuracy": accuracy, "test_accuracy": accuracy, "test_loss": 0.5}
+            writer.writerow({**values, "epoch": i + 1, "train_loss": 1 / (i + 1), "seconds": 30})
     return folder
 
 
@@ -49,62 +50,72 @@ def test_seeds_are_one_group_with_mean_and_deviation(tmp_path):
     assert one.row()["last %"] == "40.00"
 
 
-@pytest.mark.parametrize("first_epoch", [0, 1])
-def test_epochs_of_old_and_new_runs_are_counted_alike(tmp_path, first_epoch):
-    write_run(tmp_path / "a", [0.1, 0.9, 0.5], first_epoch=first_epoch)
-    run = compare.read_run(tmp_path / "a")
-    assert (run.best["epoch"], run.last["epoch"]) == (2, 3)
+def test_the_same_seed_twice_is_not_two_samples(tmp_path):
+    for name, seed in (("a", 0), ("again", 0), ("other", 1)):
+        write_run(tmp_path / name, [0.5], seed=seed)
+    groups = compare.report(compare.find_runs([tmp_path]))
+    assert [[run.name for run in group.runs] for group in groups] == [["a", "other"], ["again"]]
+
+
+def test_the_table_begins_with_the_run_and_has_120_columns_and_no_hash(tmp_path, capsys):
+    for i in range(3):
+        settings = {f"setting_{j}": i * 1000 + j for j in range(20)}
+        settings["digest"] = f"{i}" * 64
+        write_run(tmp_path / f"run{i}", [0.5], **settings)
+    compare.report(compare.find_runs([tmp_path]))
+    caption, _, *lines = capsys.readouterr().out.splitlines()
+    assert caption == "network: digits/a; data: some images; epochs: 1"
+    assert max(map(len, lines)) <= 120
+    assert lines[0].startswith("| run  | changed") and lines[2].startswith("| run0 | setting_0=0")
+    assert "0" * 32 not in "".join(lines) and "digits/a" not in "".join(lines)
 
 
 def test_an_argument_that_only_one_run_has_is_a_change(tmp_path):
-    """A field of the recipe that an older run does not know is none."""
-    write_run(tmp_path / "old", [0.5])
-    new = write_run(tmp_path / "new", [0.6], new_field=1)
-    config = json.loads((new / "config.json").read_text())
-    config["identity"]["arguments"]["kernel_quantizer"] = "ste_sign"
-    (new / "config.json").write_text(json.dumps(config))
-    groups = compare.report([tmp_path / "old", new])
-    assert [g.changed for g in groups] == ["kernel_quantizer=default", "kernel_quantizer=ste_sign"]
+    runs = [
+        write_run(tmp_path / "plain", [0.5]),
+        write_run(tmp_path / "sign", [0.6], arguments={"kernel_quantizer": "ste_sign"}),
+    ]
+    changed = [group.changed for group in compare.report(runs)]
+    assert changed == ["kernel_quantizer=default", "kernel_quantizer=ste_sign"]
 
 
-def test_the_tables_say_the_same(tmp_path, capsys):
+def test_csv_and_figure_show_all_groups(tmp_path, capsys):
     for seed in (0, 1):
-        write_run(tmp_path / f"runs/{seed}", [0.25, 0.5 + seed / 100], seed=seed)
-    compare.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
-    markdown = (tmp_path / "out/table.md").read_text()
-    assert capsys.readouterr().out == markdown
-    header, _, line = (
-        [cell.strip() for cell in text.strip("|\n").split(" | ")] for text in markdown.splitlines()
-    )
-    cells = dict(zip([h.strip("| ") for h in header], [c.strip("| ") for c in line]))
-    [row] = csv.DictReader((tmp_path / "out/table.csv").read_text().splitlines())
-    assert cells["last %"] == f"{row['last %']} ± {row['last % deviation']}" == "50.50 ± 0.71"
-    assert cells["network"] == row["network"] == "digits/a"
-    runs = list(csv.DictReader((tmp_path / "out/runs.csv").read_text().splitlines()))
-    assert [(r["seeds"], r["last %"]) for r in runs] == [("0", "50.00"), ("1", "51.00")]
-
-
-def test_the_picture_shows_every_group_and_its_axes(tmp_path):
-    for seed in (0, 1):
-        write_run(tmp_path / f"r/a{seed}", [0.1, 0.2 + seed / 10], seed=seed)
+        write_run(tmp_path / f"r/a{seed}", [0.25, 0.5 + seed / 100], seed=seed)
     write_run(tmp_path / "r/b", [0.3, 0.4], learning_rate=0.5)
-    compare.report(compare.find_runs([tmp_path / "r"]), tmp_path)
-    text = "".join(ElementTree.parse(tmp_path / "curves.svg").getroot().itertext())
+    compare.main([str(tmp_path / "r"), "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out == (tmp_path / "out/table.md").read_text()
+    rows = list(csv.DictReader((tmp_path / "out/table.csv").read_text().splitlines()))
+    assert [row["run"] for row in rows] == ["a0, a1", "b"]
+    assert rows[0]["last %"] == "50.50 ± 0.71" and rows[0]["network"] == "digits/a"
+    text = "".join(ElementTree.parse(tmp_path / "out/curves.svg").getroot().itertext())
     for words in (
         "test accuracy, %",
         "training loss, nats (log scale)",
-        "0.6",  # of a loss between 0.5 and 1, which has no 1, 2 or 5 within
+        "0.6",  # of a loss between 0.5 and 1
         "epoch",
-        "2 seeds",
-        "learning_rate=0.5",
+        "learning_rate=0.1 (2 seeds)",
+        "learning_rate=0.5 (1 seed)",
     ):
         assert words in text
-    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+    assert Image.open(tmp_path / "out/curves.png").size[0] > 1000
+
+
+def test_a_long_legend_stays_inside_the_figure(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plotting, "save", lambda figure, path: figures.append(figure))
+    for i in range(3):
+        write_run(tmp_path / f"run{i}", [0.5], **{f"a_long_setting_{j}": i for j in range(12)})
+    compare.draw(compare.report(compare.find_runs([tmp_path])), tmp_path / "curves")
+    [figure] = figures
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
 
 
 def test_shipped_runs_reproduce_the_zoos_table(tmp_path, capsys):
-    """README's and that of `python -m zoo`: shipped weights in float32, or the last epoch, and
-    the best."""
+    """Of README and `python -m zoo`: shipped weights in float32 or the last epoch, and the best."""
     compare.main([str(ROOT / "zoo/results"), "--out", str(tmp_path)])
     rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     assert sorted(row["network"] for row in rows) == [
@@ -123,34 +134,23 @@ def test_shipped_runs_reproduce_the_zoos_table(tmp_path, capsys):
         assert abs(float(row["last %"]) - float(row["shipped %"] or row["last %"])) < 0.5
 
 
-def test_a_csv_by_itself_is_a_run(tmp_path):
-    write_run(tmp_path / "a", [0.5])
-    alone = tmp_path / "trial.csv"
-    alone.write_bytes((tmp_path / "a/metrics.csv").read_bytes())
-    groups = compare.report(compare.find_runs([tmp_path / "a", alone]))
-    assert [group.row()["changed"] for group in groups] == ["-", "trial"]
-
-
-def test_folders_that_fit_left_are_told_apart(tmp_path):
+def test_runs_without_config_are_told_apart_by_their_names(tmp_path):
     for name in ("lr0.1", "lr0.01"):
         write_run(tmp_path / name, [0.5])
         (tmp_path / name / "config.json").write_text('{"mine": 1}')
-    (tmp_path / "lr0.01/config.json").unlink()
-    groups = compare.report(compare.find_runs([tmp_path]))
-    assert {group.row()["changed"] for group in groups} == {"lr0.1", "lr0.01"}
+    (tmp_path / "trial.csv").write_bytes((tmp_path / "lr0.1/metrics.csv").read_bytes())
+    groups = compare.report(compare.find_runs([tmp_path, tmp_path / "trial.csv"]))
+    assert {group.row()["run"] for group in groups} == {"lr0.1", "lr0.01", "trial"}
     assert compare.read_run(tmp_path / "lr0.1/metrics.csv").name == "lr0.1"
-    (tmp_path / "lr0.1/config.json").write_text("{")
-    with pytest.raises(ValueError, match="lr0.1/config.json: .* config.json of a run"):
-        compare.read_run(tmp_path / "lr0.1")
 
 
-def test_what_is_no_run_is_named(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty is no run folder and holds none"):
-        compare.find_runs([tmp_path / "empty"])
-    (tmp_path / "empty/metrics.csv").write_text("epoch,test_accuracy\n")
+def test_a_folder_that_is_no_run_is_rejected(tmp_path):
+    with pytest.raises(ValueError, match="contains no run"):
+        compare.find_runs([tmp_path])
+    folder = write_run(tmp_path / "empty", [])
     with pytest.raises(ValueError, match="no epoch has ended yet"):
-        compare.read_run(tmp_path / "empty")
-    (tmp_path / "empty/metrics.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(ValueError, match="lacks the column"):
-        compare.read_run(tmp_path / "empty")
+        compare.read_run(folder)
+    folder = write_run(tmp_path / "damaged", [0.5])
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged config.json"):
+        compare.read_run(folder)

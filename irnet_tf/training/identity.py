@@ -9,10 +9,9 @@ import json
 import os
 import platform
 
-from irnet_tf._runs import nameless
 from irnet_tf._utils import processor
 from irnet_tf.data import Data
-from irnet_tf.model_config import BUILDERS, get_model_config, set_model_config
+from irnet_tf.model_config import BUILDERS, get_model_config, nameless, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.recipe import Recipe
 from irnet_tf.weights import loaded_from
