@@ -29,13 +29,6 @@ from irnet_tf.training.run_dir import best_row, read_metrics
 _WIDTH = 120
 _CELL = 40
 _NOT_SETTINGS = ("network", "seed", "data.name", "data.classes", "recipe.data")
-    "network",
-    "seed",
-    "data.name",
-    "data.classes",
-    "recipe.data",
-    "arguments.num_classes",
-)
 
 
 @dataclasses.dataclass(frozen=True)
