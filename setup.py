@@ -42,6 +42,7 @@ setup(
         "tensorflow-metadata==1.14.*",  # the last for that protobuf: spares pip a long search
         "numpy>=1.26,<2",
         "absl-py",
+        "filelock",
         "matplotlib",
         "pillow",
         "platformdirs",

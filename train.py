@@ -21,8 +21,9 @@ from irnet_tf import data, evaluation, training
 from irnet_tf.model_config import classes_of
 from irnet_tf.training import flags as flags_of
 from irnet_tf.training.distribute import STRATEGIES
-from irnet_tf.training.past import read_past
-from irnet_tf.training.run_dir import RunFolder
+from irnet_tf.training.run_dir import RunDir
+from irnet_tf.training.saved_run import read_run
+from irnet_tf.training.workers import has_workers
 import zoo
 from zoo.loading import describe_network
 
@@ -60,11 +61,11 @@ def main(argv):
     flags_of.check(argv, given)
     file = FLAGS.mode == "evaluate" and FLAGS.weights not in (None, "pretrained")
     alone = file and not FLAGS["model"].present
-    folder = RunFolder(output_dir())
-    its = file and Path(FLAGS.weights).resolve().parent == folder.folder.resolve()
+    folder = RunDir(output_dir())
+    its = file and Path(FLAGS.weights).resolve().parent == folder.path.resolve()
     its = its and folder.config.exists()
     if FLAGS.mode == "evaluate" and (FLAGS.output_dir or its or not FLAGS.weights):
-        past = read_past(folder, needs_best=not FLAGS.weights)
+        past = read_run(folder.path, needs_best=not FLAGS.weights)
         if past is not None:
             return evaluate_run(past)
         if FLAGS.output_dir and not (FLAGS["model"].present or FLAGS.weights):
@@ -75,7 +76,7 @@ def main(argv):
     recipe = flags_of.replace(recipe, {**said, **flags_of.given(FLAGS, RECIPE)})
     arguments = flags_of.given(FLAGS, NETWORK)
     flags_of.check_network(name, entry.builder, arguments)
-    folder.check_it_can_be_one()
+    folder.check_path()
     strategy = training.make_strategy(FLAGS.strategy)
     evaluating = FLAGS.mode == "evaluate"
     weights = FLAGS.weights or ("pretrained" if evaluating else None)
@@ -106,7 +107,7 @@ def main(argv):
         flags=given,
         log_details=FLAGS.log_details,
     )
-    if training.Workers(strategy).is_chief:
+    if training.is_chief(strategy):
         final, best = result["final"], result["best"]
         print(
             f"{FLAGS.model} on {images.name}: test accuracy {final['accuracy']:.2%} after the last "
@@ -128,9 +129,8 @@ def open_all(strategy, network, weights, name, data_dir, **how):
             describe_network(network if weights == "pretrained" else Path(weights))
         return data.load(name, data_dir() if callable(data_dir) else data_dir, **how)
 
-    workers = training.Workers(strategy)
-    with workers.noticing_lost_workers():
-        return workers.together(read)
+    with training.stop_all_workers(strategy, RunDir(output_dir()).reason):
+        return training.on_all_workers(strategy, read)
 
 
 def of_file(path):
@@ -150,36 +150,42 @@ def evaluate_run(past):
     if FLAGS.mixed_precision:
         recipe = flags_of.replace(recipe, {"mixed_precision": FLAGS.mixed_precision})
     strategy = training.make_strategy(FLAGS.strategy)
-    weights = FLAGS.weights or RunFolder(output_dir()).best
+    weights = FLAGS.weights or RunDir(output_dir()).best
     images = open_all(
         strategy,
-        past.network,
+        past.identity["network"],
         weights,
         recipe.data,
         lambda: past.data_dir(FLAGS.data_dir),
         validation_split=past.flags.get("validation_split"),
     )
     try:
-        images.check_classes(past.classes)
+        images.check_classes(past.identity["data"]["classes"])
     except ValueError as error:
         raise ValueError(f"{output_dir()!r} holds a run; {error}") from error
-    evaluate(zoo.info(past.network), recipe, past.arguments, images, strategy, weights)
+    evaluate(
+        zoo.info(past.identity["network"]),
+        recipe,
+        past.identity["arguments"],
+        images,
+        strategy,
+        weights,
+    )
 
 
 def evaluate(entry, recipe, arguments, images, strategy, weights):
     """The weights on the data, whose classes must be those that the network was trained on."""
     # With another number of classes zoo.load makes a new, random classifier.
     arguments = {k: v for k, v in arguments.items() if k != "num_classes"}
-    workers = training.Workers(strategy)
     with (
         training.global_state(FLAGS.seed, recipe.mixed_precision),
         strategy.scope(),
-        workers.noticing_lost_workers(),
+        training.stop_all_workers(strategy, RunDir(output_dir()).reason),
     ):
         model = zoo.load(entry.name, weights, **arguments)
         images.check_classes(classes_of(model))
         result = evaluation.evaluate(model, images)
-    if workers.is_chief:
+    if training.is_chief(strategy):
         count = images.test.num_examples
         top5 = f", top-5 {result['top5']:.2%}" if images.num_classes > 5 else ""
         print(
@@ -187,7 +193,7 @@ def evaluate(entry, recipe, arguments, images, strategy, weights):
             f"{result['loss']:.4f} on all {count} "
             f"test images of {images.name.removeprefix('images of ')}"
         )
-        if FLAGS.output_dir and not workers.several:
+        if FLAGS.output_dir and not has_workers(strategy):
             folder = os.path.join(output_dir(), "evaluation")
             evaluation.report(model, images, folder, title=entry.name)
             print(f"classes, confusion, calibration and worst mistakes are in {folder}")
@@ -201,11 +207,8 @@ def run(argv):
     logging.set_verbosity(logging.WARNING)
     try:
         main(argv)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, training.WorkerLost) as error:
         sys.exit(f"train.py: {error}")
-    except training.WorkerLost as error:
-        again = [*sys.argv, "--nooverwrite", "--resume"]  # of a flag given twice the last counts
-        training.start_again(error, RunFolder(output_dir()).checkpoints, again)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def alone(function, *arguments):
 def facts(options):
     """Date, machine and versions of what is measured."""
     from irnet_tf._utils import processor
-    from irnet_tf.training.identity import versions
+    from irnet_tf.training.config import versions
     import tensorflow as tf
 
     return {

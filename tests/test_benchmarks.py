@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from irnet_tf.training.identity import versions
+from irnet_tf.training.config import versions
 import pytest
 import zoo
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 from irnet_tf.training import Recipe
-from irnet_tf.training.progress import Progress
 import numpy as np
 from PIL import Image
 import pytest
@@ -221,14 +220,18 @@ def test_a_run_folder_says_what_is_evaluated(tmp_path):
     (tmp_path / "moved/config.json").write_text(json.dumps(config))
     cases = [
         ("run", ["--seed=0", "--epochs=40", "--structure=bireal", "--ede=on"], None),
-        ("run", ["--model=cifar10/vgg_small_1w1a"], "model is digits/resnet20_bireal_1w1a there"),
-        ("run", ["--seed=1", "--t_max=5"], "t_max is 10.0 there, 5.0 was asked for"),
-        ("run", ["--seed=1", "--t_max=5"], "seed is 0 there, 1 was asked for"),
-        ("run", ["--structure=normal"], "structure is bireal there"),
-        ("run", ["--ede=off"], "ede is on there"),
-        ("run", ["--data=cifar10"], "data is digits there"),
-        ("begun", [], "no epoch of the run has ended"),
-        ("moved", [], "data_dir 'gone/away', which is not a folder here; give data_dir"),
+        (
+            "run",
+            ["--model=cifar10/vgg_small_1w1a"],
+            "model is digits/resnet20_bireal_1w1a in the run",
+        ),
+        ("run", ["--seed=1", "--t_max=5"], "t_max is 10.0 in the run, 5.0 in the flags"),
+        ("run", ["--seed=1", "--t_max=5"], "seed is 0 in the run, 1 in the flags"),
+        ("run", ["--structure=normal"], "structure is bireal in the run"),
+        ("run", ["--ede=off"], "ede is on in the run"),
+        ("run", ["--data=cifar10"], "data is digits in the run"),
+        ("begun", [], "no epoch has finished"),
+        ("moved", [], "data_dir 'gone/away' is not a folder here; give data_dir"),
     ]
     questions = [
         (["--mode=evaluate", f"--output_dir={tmp_path / folder}", *flags], {})
@@ -310,17 +313,3 @@ def test_flags_make_the_run_and_evaluation_gives_its_accuracy(tmp_path):
     assert "all 360 test images of digits (scikit-learn)" in out
     half = run_train(*flags, "--mode=evaluate", "--mixed_precision=mixed_bfloat16").stdout
     assert half.split("loss ")[1] != out.split("loss ")[1], "the precision was ignored"
-
-
-def test_a_bar_says_compiling_until_the_first_step(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setenv("TQDM_MININTERVAL", "0")
-    progress = Progress(epochs=2, steps=3, quiet=False)
-    logs = {"loss": 1.25, "accuracy": 0.5}
-    with progress.epoch(1, 0):
-        assert "0/3" in (drawn := capsys.readouterr().err) and "compiling" in drawn
-        progress.after_step(1, logs, lambda loss: None)
-        assert "loss 1.250, accuracy 50.0%" in (drawn := capsys.readouterr().err)
-        assert "compiling" not in drawn.rpartition("\r")[2]
-    with progress.epoch(2, 0):
-        assert "compiling" not in capsys.readouterr().err

@@ -13,7 +13,6 @@ from irnet_tf.data import Split
 from irnet_tf.model_config import ModelConfig, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
-from irnet_tf.training.run_dir import RunFolder
 import larq as lq
 import numpy as np
 import tensorflow as tf
@@ -71,7 +70,7 @@ def tiny_train(folder, recipe=RECIPE, model=tiny_network, **changes):
 def main():
     """`python -m tests.tiny FOLDER [FIELD=VALUE ...]`: a training in a process of its own.
 
-    As train.py it joins the cluster that the environment describes, and again if a worker is lost.
+    Like train.py, it joins the cluster that the environment describes.
     """
     folder, *changes = sys.argv[1:]
     changes = {name: json.loads(value) for name, value in (c.split("=") for c in changes)}
@@ -109,11 +108,8 @@ def main():
             callbacks=[Disturb()],
             **options,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, training.WorkerLost) as error:
         sys.exit(str(error))
-    except training.WorkerLost as error:
-        again = [argument for argument in sys.argv[1:] if not argument.startswith("overwrite")]
-        training.start_again(error, RunFolder(folder).checkpoints, ["-m", "tests.tiny", *again])
 
 
 def start_tiny(folder, *changes, env=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 
-from irnet_tf.training.identity import recipe_of
+from irnet_tf.training.config import recipe_of
 from zoo.registry import Entry
 
 _NOT_GIVEN = object()

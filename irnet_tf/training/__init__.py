@@ -1,26 +1,37 @@
-"""How networks are trained: recipes, the run itself, and its parts for `Model.fit`."""
+"""Training: recipes, `train`, and its parts for `Model.fit`."""
 
-from irnet_tf.training.callbacks import AverageStatistics, RunLogger
+from irnet_tf.training.batches import evaluation_batches, training_batches
+from irnet_tf.training.callbacks import (
+    AverageStatistics,
+    RunLogger,
+    StopOnSignal,
+    Stopped,
+    TerminateOnNaN,
+)
+from irnet_tf.training.checkpoints import Checkpoints
 from irnet_tf.training.distribute import make_strategy
-from irnet_tf.training.feeding import training_batches
-from irnet_tf.training.loop import Stopped, train
 from irnet_tf.training.optimizer import L2SGD, compile_model
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.state import global_state
-from irnet_tf.training.workers import WorkerLost, Workers, start_again
+from irnet_tf.training.train import global_state, train
+from irnet_tf.training.workers import WorkerLost, is_chief, on_all_workers, stop_all_workers
 
 __all__ = [
     "AverageStatistics",
+    "Checkpoints",
     "L2SGD",
     "Recipe",
     "RunLogger",
+    "StopOnSignal",
     "Stopped",
+    "TerminateOnNaN",
     "WorkerLost",
-    "Workers",
     "compile_model",
+    "evaluation_batches",
     "global_state",
+    "is_chief",
     "make_strategy",
-    "start_again",
+    "on_all_workers",
+    "stop_all_workers",
     "train",
     "training_batches",
 ]

@@ -1,42 +1,67 @@
-"""What `train` does at the edges of an epoch, as Keras callbacks that `fit` takes as well."""
+"""The callbacks of `train`, which `Model.fit` takes as well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import os
+import signal
+import sys
+import threading
 import time
 import warnings
 
 from irnet_tf import weights
-from irnet_tf.data import evaluation_batches
 from irnet_tf.training import curves
-from irnet_tf.training.optimizer import gives_logits
-from irnet_tf.training.replicas import make_average_statistics
-from irnet_tf.training.run_dir import FIELDS, RunFolder, best_row
+from irnet_tf.training.checkpoints import Checkpoints
+from irnet_tf.training.run_dir import COLUMNS, RunDir, best_row
+import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
-_DETAILS_BATCH = 128
 _NAMES = {
     "loss": "train_loss",
     "accuracy": "train_accuracy",
     "val_loss": "test_loss",
     "val_accuracy": "test_accuracy",
     "val_top5": "test_top5",
-    "test_images": "test_images",
 }
+_CANNOT_WRITE = (
+    OSError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.NotFoundError,
+)
+_SECONDS_BETWEEN_CHECKS = 5  # of the loss
+
+
+class Stopped(SystemExit):
+    """The run was stopped by SIGTERM or Ctrl-C; the same command resumes it."""
 
 
 class AverageStatistics(tf.keras.callbacks.Callback):
-    """Gives all replicas the mean of their batch norms' statistics before they are evaluated.
+    """Averages the batch norm statistics of all replicas before evaluation and at an epoch's end.
 
-    Replicas keep their own in training. A checkpoint holds their mean, and so does a weights
-    file. On one device there is nothing to do.
+    During an epoch each replica updates its own.
     """
 
     _average = None
 
     def on_train_begin(self, logs=None):
-        self._average = make_average_statistics(self.model)
+        if self.model.distribute_strategy.num_replicas_in_sync == 1:
+            return
+        statistics = [
+            variable
+            for variable in self.model.non_trainable_variables
+            if variable.synchronization == tf.VariableSynchronization.ON_READ
+        ]
+
+        @tf.function
+        def average():
+            for variable in statistics:
+                variable.assign(variable.read_value())  # the mean of all replicas
+
+        self._average = average
 
     def on_test_begin(self, logs=None):
         if self._average:
@@ -47,123 +72,230 @@ class AverageStatistics(tf.keras.callbacks.Callback):
             self._average()
 
 
-class RunLogger(tf.keras.callbacks.Callback):
-    """Writes metrics.csv, curves.png, TensorBoard's logs, best and final weights.
+class TerminateOnNaN(tf.keras.callbacks.Callback):
+    """Raises ValueError if the loss is NaN or infinite; the last checkpoint stays as it is.
 
-    At an epoch's end the row of metrics.csv is made, then `checkpoint` is called, and then
-    everything is written that follows from the rows: what was killed in between is made up for by
-    `write`. Of an epoch whose logs have no `accuracy` or `val_accuracy`, there is a warning and a
-    zero. Put it after callbacks that add to the logs, such as `EDECallback`.
+    Put it before `RunLogger`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._supports_tf_logs = True  # the loss is copied from the device in few steps only
+        self._checked = 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if time.perf_counter() - self._checked > _SECONDS_BETWEEN_CHECKS:
+            self._check(logs["loss"])
+            self._checked = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name in ("loss", "val_loss"):
+            self._check((logs or {}).get(name, 0.0))
+
+    def _check(self, loss):
+        if not np.isfinite(float(loss)):
+            raise ValueError(
+                f"the loss is {float(loss)} in epoch {self._epoch + 1}; the last checkpoint is "
+                f"that of epoch {self._epoch}. A lower learning_rate usually cures it"
+            )
+
+
+class StopOnSignal(tf.keras.callbacks.Callback):
+    """Raises `Stopped` after the current step on SIGTERM or Ctrl-C.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Signals reach the main thread only.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._supports_tf_logs = True
+        self._received = None
+        self._handlers = {}
+
+    def on_train_begin(self, logs=None):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._handle)
+
+    def on_train_end(self, logs=None):
+        self.restore_handlers()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._received:
+            raise Stopped(f"stopped by {self._received}; {self._cure()}")
+
+    on_test_batch_end = on_train_batch_end
+
+    def restore_handlers(self) -> None:
+        """Restores the signal handlers; `fit` does not if it ends with an error."""
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def _handle(self, number, frame):
+        name = signal.Signals(number).name
+        if self._received == name == "SIGINT":
+            raise KeyboardInterrupt
+        self._received = self._received or name
+        text = f"\n{name}: stopping after this step; {self._cure()}\n"
+        os.write(2, text.encode())  # print is not reentrant
+
+    def _cure(self):
+        after = f"resumes after epoch {self._epoch}" if self._epoch else "starts again"
+        return f"the same command {after}"
+
+
+class Progress(tf.keras.callbacks.Callback):
+    """A progress bar on a terminal, otherwise a line every 30 seconds; a line per epoch.
+
+    Put it after `RunLogger`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._supports_tf_logs = True
+        self._bar = None
+        self._compiled = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._title = f"epoch {epoch + 1}/{self.params['epochs']}"
+        self._bar = tqdm(
+            desc=self._title, total=self.params["steps"], unit="step", leave=False, disable=None
+        )
+        self._interval = float(os.environ.get("TQDM_MININTERVAL", 30 if self._bar.disable else 1))
+        self._shown = time.perf_counter()
+        if not self._compiled:
+            self._show("compiling the training step ...")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.update()
+        if not self._compiled or time.perf_counter() - self._shown >= self._interval:
+            self._compiled = True
+            self._show(
+                f"loss {float(logs['loss']):.3f}, accuracy {float(logs['accuracy']):.1%}",
+                f"step {batch + 1}/{self.params['steps']}, ",
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.close()
+        if logs and "val_accuracy" in logs:
+            print(
+                f"{self._title}: loss {logs['loss']:.4f}, training accuracy "
+                f"{logs['accuracy']:.2%}, test accuracy {logs['val_accuracy']:.2%}, "
+                f"{logs['images_per_second']:.0f} images/s, {logs['seconds']:.0f} s",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self, text, step=""):
+        self._shown = time.perf_counter()
+        if self._bar.disable:
+            print(f"{self._title}: {step}{text}", file=sys.stderr, flush=True)
+        else:
+            self._bar.set_postfix_str(text)
+
+
+class RunLogger(tf.keras.callbacks.Callback):
+    """Writes metrics.csv, curves.png, TensorBoard logs, and the best and final weights.
+
+    At an epoch's end the checkpoint is saved first, with the rows of metrics.csv. The other files
+    are written from these rows, and written again when the run is resumed. Put it after callbacks
+    that add to the logs, such as `EDECallback`.
 
     Args:
-        folder: the run folder; made if it is not there.
-        batch_size: global, for images a second.
-        title: of the curves.
-        rows: of the epochs that were trained before.
-        describe: gives what the weights file says of the run, of a row of metrics.csv.
-        keep: calls what it is given, and explains what goes wrong in saving.
-        checkpoint: called once the row is there.
+        run_dir: Run folder; created if missing.
+        batch_size: Global batch size, for `images_per_second`.
+        title: Title of the curves.
+        checkpoints: Saves model and optimizer; `checkpoints.rows` are the rows of earlier epochs.
+        metadata: Returns the metadata of a weights file, given the epoch's row of metrics.csv.
     """
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        run_dir: str | os.PathLike,
         *,
         batch_size: int = 0,
         title: str = "",
-        rows: list[dict] = (),
-        describe: Callable[[dict], dict] = lambda row: {},
-        keep: Callable[[Callable[[], None]], None] = lambda action: action(),
-        checkpoint: Callable[[], None] = lambda: None,
+        checkpoints: Checkpoints | None = None,
+        metadata: Callable[[dict], dict] = lambda row: {},
     ):
         super().__init__()
-        self.rows = list(rows)
-        self._folder = RunFolder(folder)
+        self.rows = list(checkpoints.rows) if checkpoints else []
+        self._run_dir = RunDir(run_dir)
         self._batch_size = batch_size
         self._title = title
-        self._describe = describe
-        self._keep = keep
-        self._checkpoint = checkpoint
-        self._writer = None
-        self._wrote_final = False
-        self._began = self._trained = time.perf_counter()
-        self._first_step = 0
+        self._checkpoints = checkpoints
+        self._metadata = metadata
 
     def on_train_begin(self, logs=None):
-        self._folder.folder.mkdir(parents=True, exist_ok=True)
+        self._run_dir.path.mkdir(parents=True, exist_ok=True)
+        self._writer = tf.summary.create_file_writer(str(self._run_dir.tensorboard))
+        if self.rows:  # the run may have been killed before these files were written
+            self._write_files()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._began = time.perf_counter()
-        self._trained = None
-        self._first_step = (logs or {}).get("first_step", 0)
+        self._start, self._trained = time.perf_counter(), None
 
     def on_test_begin(self, logs=None):
         self._trained = self._trained or time.perf_counter()
 
-    def on_train_end(self, logs=None):
-        if self.rows and not self._wrote_final:  # such as of early stopping
-            self.write(final=True)
-
     def on_epoch_end(self, epoch, logs=None):
-        if missing := {"accuracy", "val_accuracy"} - set(logs or {}):
+        logs = {} if logs is None else logs
+        if missing := {"accuracy", "val_accuracy"} - set(logs):
             warnings.warn(
-                f"the epoch's logs lack {', '.join(sorted(missing))}, of which zeros are kept: "
-                'compile with metrics=["accuracy"] (or irnet_tf.training.compile_model), and give '
-                "fit validation_data, for each epoch",
+                f"{', '.join(sorted(missing))} missing in the epoch's logs; metrics.csv holds 0: "
+                "use irnet_tf.training.compile_model, and give fit validation_data",
                 stacklevel=2,
             )
         now = time.perf_counter()
-        steps = (self.params.get("steps") or 0) - self._first_step
-        row = {
-            **dict.fromkeys(FIELDS, 0.0),
-            **{_NAMES.get(name, name): value for name, value in (logs or {}).items()},
-            "epoch": epoch + 1,
-            "images_per_second": steps * self._batch_size / ((self._trained or now) - self._began),
-            "seconds": now - self._began,
-        }
-        if "learning_rate" not in (logs or {}):
-            row["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
-        self.rows.append({name: row[name] for name in FIELDS})
-        self._checkpoint()
-        self._keep(self._log)
-        self.write(final=epoch + 1 == self.params.get("epochs"))
+        images = (self.params.get("steps") or 0) * self._batch_size
+        logs["images_per_second"] = images / ((self._trained or now) - self._start)
+        logs["seconds"] = now - self._start
+        if "learning_rate" not in logs:
+            logs["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
+        row = {**dict.fromkeys(COLUMNS, 0.0), **{_NAMES.get(k, k): v for k, v in logs.items()}}
+        self.rows.append({**{name: float(row[name]) for name in COLUMNS}, "epoch": epoch + 1})
+        with self._explained():
+            if self._checkpoints:
+                self._checkpoints.save(self.rows)
+            with self._writer.as_default(step=epoch + 1):
+                for name, value in self.rows[-1].items():
+                    tf.summary.scalar(name, value)
+            self._writer.flush()
+        self._write_files()
 
-    def write(self, final: bool) -> None:
-        """What follows from the rows and the weights at the end of the last of them.
+    def on_train_end(self, logs=None):
+        if self.rows:
+            self._save_weights(self._run_dir.final)
 
-        Args:
-            final: whether it is the last epoch of the run.
-        """
-        row = self.rows[-1]
-        if best_row(self.rows) is row:
-            self._keep(lambda: self._save(self._folder.best, row))
-        self._wrote_final = final
-        if final:
-            self._keep(lambda: self._save(self._folder.final, row))
-        self._keep(lambda: self._folder.write_rows(self.rows))
-        self._keep(lambda: curves.draw(self.rows, self._title, self._folder.curves))
+    def _write_files(self):
+        if best_row(self.rows) is self.rows[-1]:
+            self._save_weights(self._run_dir.best)
+        with self._explained():
+            self._run_dir.write_metrics(self.rows)
+            curves.draw(self.rows, self._title, self._run_dir.curves)
 
-    def _save(self, path, row):
-        weights.save_weights(self.model, path, self._describe(row))
+    def _save_weights(self, path):
+        with self._explained():
+            weights.save_weights(self.model, path, self._metadata(self.rows[-1]))
 
-    def _log(self):
-        if self._writer is None:
-            self._writer = tf.summary.create_file_writer(str(self._folder.tensorboard))
-        row = self.rows[-1]
-        with self._writer.as_default(step=row["epoch"]):
-            for name, value in row.items():
-                tf.summary.scalar(name, value)
-        self._writer.flush()
-
-
-def details(model, data, preprocessing, folder) -> tf.keras.callbacks.Callback:
-    """What logs each layer's flips, gradient norm and histogram, on the first test images."""
-    from irnet_tf.training.details import LayerDetails
-
-    batch = None
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        count = min(_DETAILS_BATCH, data.test.num_examples)
-        batches = evaluation_batches(data.test, batch_size=count, preprocessing=preprocessing)
-        batch = next(iter(batches))
-    loss = tf.keras.losses.SparseCategoricalCrossentropy(gives_logits(model), reduction="none")
-    return LayerDetails(folder, batch, loss)
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Adds to an error of the disk what is left and what to do."""
+        try:
+            yield
+        except _CANNOT_WRITE as error:
+            epoch = self._checkpoints.epoch if self._checkpoints else 0
+            raise OSError(
+                f"cannot write {self._run_dir.path}: {str(error).splitlines()[0]}. The last "
+                f"checkpoint is that of epoch {epoch}: free space, then use the same command"
+            ) from error

@@ -1,209 +1,177 @@
-"""The run folder: what a training leaves behind."""
+"""The run folder: which run it holds, its metrics and its result."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import contextlib
 import csv
 import io
 import json
 import os
 from pathlib import Path
+import shutil
 import statistics
-import tempfile
 
+import filelock
 from irnet_tf._utils import write_atomically
-from irnet_tf.training.checkpoints import Checkpoints
-from irnet_tf.training.identity import differences
-from irnet_tf.training.lock import Lock
-from irnet_tf.training.workers import Workers
 
-FIELDS = (
+COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5",
-    "learning_rate", "ede_t", "ede_k", "images_per_second", "seconds", "test_images",
+    "learning_rate", "ede_t", "ede_k", "images_per_second", "seconds",
 )  # fmt: skip
-COLUMNS = FIELDS[:11]
-_SINCE = {"test_images": 0}  # columns that old files do not have
 
 
-class RunFolder:
-    """Files of one run: config.json, metrics.csv, curves.png, checkpoints/, tensorboard/,
-    final and best weights, result.json, and details.csv if asked for."""
+class RunDir:
+    """Paths of a run folder.
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
-        self.config = self.folder / "config.json"
-        self.metrics = self.folder / "metrics.csv"
-        self.curves = self.folder / "curves.png"
-        self.checkpoints = self.folder / "checkpoints"
-        self.tensorboard = self.folder / "tensorboard"
-        self.final = self.folder / "final.safetensors"
-        self.best = self.folder / "best.safetensors"
-        self.result = self.folder / "result.json"
-        self.details = self.folder / "details.csv"
-        self.details_bits = self.folder / "details_bits.npz"
-        self.failure = self.folder / "failure.txt"  # why a worker has left the others
+    Attributes:
+        path: The folder.
+        config, metrics, curves, checkpoints, tensorboard, final, best, result, details: Its files
+            and subfolders.
+        reason: Why a worker has stopped.
+    """
 
-    # ---- which run it is -----------------------------------------------------------------------
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.csv"
+        self.curves = self.path / "curves.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.final = self.path / "final.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.result = self.path / "result.json"
+        self.details = self.path / "details.csv"
+        self.reason = self.path / ".stopped"
+        self._lock = self.path / ".lock"
+        self._files = (self.metrics, self.curves, self.final, self.best, self.result, self.details)
 
-    def check_it_can_be_one(self) -> None:
-        """Raises ValueError if the path, or a folder above it, is something else than a folder."""
-        for path in (self.folder, *self.folder.parents):
+    def check_path(self) -> None:
+        """Raises ValueError if the path or one of its parents is a file."""
+        for path in (self.path, *self.path.parents):
             if path.is_dir():
                 return
             if path.exists() or path.is_symlink():
-                raise ValueError(f"output_dir {str(self.folder)!r}: {str(path)!r} is not a folder")
+                raise ValueError(f"output_dir {str(self.path)!r}: {str(path)!r} is not a folder")
 
-    def identity(self) -> dict | None:
-        """Which run is there; None if there is none.
+    def read_config(self) -> dict | None:
+        """The content of config.json; None if the folder is missing or empty.
 
         Raises:
-            ValueError: if what is there is not a run.
+            ValueError: If the folder holds something else than a run.
         """
         if not self.config.exists():
-            ours = [self.metrics, self.checkpoints, self.final, self.best, self.result]
-            strange = [path.name for path in ours if path.exists()]
-            if strange:
+            found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+            ours = (self._lock.name, f".{self.config.name}.")  # of a run killed at its start
+            if found := [name for name in found if not name.startswith(ours)]:
                 raise ValueError(
-                    f"output_dir {str(self.folder)!r} holds {', '.join(strange)} but no "
-                    "config.json that says which run they are of; choose another output_dir"
+                    f"output_dir {str(self.path)!r} holds files that are not of a run "
+                    f"({', '.join(found[:3])}); choose an empty or a new folder"
                 )
             return None
         try:
-            found = json.loads(self.config.read_text())["identity"]
-            if isinstance(found, dict) and found:
-                return found
+            config = json.loads(self.config.read_text())
+            if isinstance(config["identity"], dict) and config["identity"]:
+                return config
         except (ValueError, KeyError, TypeError, OSError, RecursionError):
             pass
         raise ValueError(
             f"{str(self.config)!r} is not the config.json of a run; choose another output_dir"
         )
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Creates the folder; no other process can use it within the context.
+
+        Raises:
+            ValueError: If another process uses it.
+        """
+        self.read_config()  # raises unless the folder is ours or empty
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self._lock, timeout=0):
+                names = tuple(f".{path.name}." for path in (*self._files, self.config))
+                for path in self.path.glob(".*.tmp"):  # half-written files of a killed run
+                    if path.name.startswith(names):
+                        path.unlink()
+                yield
+        except filelock.Timeout:
+            raise ValueError(
+                f"output_dir {str(self.path)!r} is in use by another process; wait for its end, or "
+                "choose another output_dir"
+            ) from None
+
     def prepare(self, config: dict, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a run of this configuration.
+        """Prepares the folder for a run.
 
         Args:
-            config: of the run; what is under `"identity"` decides whether it is the same run.
-            resume: whether a run that is there may be resumed.
-            overwrite: whether a run that is there may be deleted.
+            config: Content of config.json; `config["identity"]` identifies the run.
+            resume: Allow resuming the same run.
+            overwrite: Delete a run that is in the folder.
 
         Raises:
-            ValueError: if another run is there, or the same one and it is not to be resumed, or
-                something that is not a run.
+            ValueError: If the folder holds another run, or the same one without `resume`.
         """
-        found = self.identity()
-        if found is not None and overwrite:
+        found = self.read_config()
+        if found and overwrite:
             self._delete()
-            found = None
-        if found is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        elif found:
+            self.check(config["identity"])
+            if not resume:
+                raise ValueError(
+                    f"output_dir {str(self.path)!r} holds this run already; resume it, or delete "
+                    "it with overwrite"
+                )
+        if not found or overwrite:
             write_atomically(self.config, json.dumps(config, indent=2) + "\n")
-            return
-        self.check(config["identity"])
-        if not resume:
-            raise ValueError(
-                f"output_dir {str(self.folder)!r} holds this run already; resume it, or delete it "
-                "with overwrite"
-            )
+        self.reason.unlink(missing_ok=True)
 
     def check(self, identity: dict) -> None:
-        """Make sure that the run in the folder is the one of this identity.
-
-        Raises:
-            ValueError: if there is none, or another.
-        """
-        found = self.identity()
-        if found is None:
+        """Raises ValueError unless the folder holds the run with this identity."""
+        config = self.read_config()
+        if config is None:
             raise ValueError(
-                f"output_dir {str(self.folder)!r} does not hold what the chief worker has written "
-                "there; it must be a folder that all workers share"
+                f"output_dir {str(self.path)!r} lacks the config.json that the chief worker has "
+                "written; it must be a folder that all workers share"
             )
-        differing = differences(found, json.loads(json.dumps(identity)))
-        if differing:
+        found, wanted = _flat(config["identity"]), _flat(json.loads(json.dumps(identity)))
+        if different := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+            changes = [f"{k}: {found.get(k)!r}, now {wanted.get(k)!r}" for k in different]
             raise ValueError(
-                f"output_dir {str(self.folder)!r} holds another run ({'; '.join(differing)}); "
-                "choose another output_dir, or delete that run with overwrite"
+                f"output_dir {str(self.path)!r} holds another run ({'; '.join(changes)}); choose "
+                "another output_dir, or delete that run with overwrite"
             )
 
     def _delete(self) -> None:
-        """What a run writes, and nothing else; config.json last, which says that it is one."""
-        Checkpoints(self.checkpoints).delete()
-        if self.tensorboard.is_dir():
-            for path in self.tensorboard.glob("events.out.tfevents.*"):
-                path.unlink()
-            if not any(self.tensorboard.iterdir()):
-                self.tensorboard.rmdir()
-        self.tidy()
-        outputs = (self.metrics, self.curves, self.final, self.best, self.result)
-        for path in (*outputs, self.details, self.details_bits, self.config):
+        """Deletes the files of the run; config.json, which identifies it, last."""
+        for folder, pattern in ((self.checkpoints, "*ckpt*"), (self.tensorboard, "events.*")):
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with contextlib.suppress(OSError):  # missing, or holds other files
+                (folder / "checkpoint").unlink(missing_ok=True)
+                folder.rmdir()
+        for path in (*self._files, self.config):
             path.unlink(missing_ok=True)
 
-    def tidy(self) -> None:
-        """Delete what a killed run has left of files that it was writing."""
-        for path in self.folder.glob(".*.tmp"):
-            if path.name.startswith(tuple(f".{p.name}." for p in vars(self).values())):
-                path.unlink(missing_ok=True)
-        (self.folder / "curves.part.png").unlink(missing_ok=True)
+    def read_result(self) -> dict | None:
+        """The content of result.json; None if the run is not finished."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(self.result.read_text())
 
-    # ---- what it measured ----------------------------------------------------------------------
-
-    def read_rows(self) -> list[dict]:
-        """The rows of metrics.csv, in which epochs count from 1; of old files, too.
-
-        Raises:
-            ValueError: if the file is not a metrics.csv; says where.
-        """
-        if not self.metrics.exists():
-            return []
-        with open(self.metrics, newline="") as file:
-            found = list(csv.DictReader(file))
-        first = 0 if found and found[0].get("epoch") == "0" else 1  # old files count from 0
-        rows = []
-        for line, values in enumerate(found, start=2):
-            try:
-                row = {name: float({**_SINCE, **values}[name]) for name in FIELDS}
-            except (KeyError, TypeError, ValueError):
-                row = {"epoch": None}
-            if row["epoch"] != line - 2 + first:
-                raise ValueError(
-                    f"{str(self.metrics)!r} is damaged in line {line}; restore it, or delete the "
-                    "run with overwrite"
-                )
-            rows.append({**row, "epoch": line - 1})
-        return rows
-
-    def rows_of(self, kept: str, epoch: int) -> list[dict]:
-        """The rows that belong to a checkpoint after so many epochs.
-
-        Args:
-            kept: as JSON, from the checkpoint; empty in old ones, whose rows are in metrics.csv.
-            epoch: how many there must be.
-
-        Raises:
-            ValueError: if metrics.csv is needed and does not have them.
-        """
-        rows = json.loads(kept) if kept else self.read_rows()[:epoch] if epoch else []
-        if len(rows) < epoch:
-            raise ValueError(
-                f"{str(self.metrics)!r} has {len(rows)} of the {epoch} epochs that were trained; "
-                "restore it, or delete the run with overwrite"
-            )
-        return rows
-
-    def write_rows(self, rows: list[dict]) -> None:
+    def write_metrics(self, rows: list[dict]) -> None:
+        """Writes metrics.csv."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        whole = ("epoch", *_SINCE)
-        for row in rows:
-            writer.writerow({**row, **{name: int(row[name]) for name in whole}})
+        writer.writerows(rows)
         write_atomically(self.metrics, text.getvalue())
 
     def write_result(self, rows: list[dict]) -> dict:
-        """Sum up the run; see DESIGN. Accuracies are fractions of all test images."""
+        """Writes result.json, which marks the run as finished, and returns its content."""
 
         def entry(row):
             names = {"accuracy": "test_accuracy", "top5": "test_top5", "loss": "test_loss"}
-            return {"epoch": int(row["epoch"]), **{k: row[v] for k, v in names.items()}}
+            return {"epoch": row["epoch"], **{k: row[v] for k, v in names.items()}}
 
         result = {
             "final": entry(rows[-1]),
@@ -248,43 +216,9 @@ def best_row(rows: list[dict]) -> dict:
     return max(rows, key=lambda row: row["test_accuracy"])
 
 
-def open_run_folder(
-    shared: RunFolder,
-    config: dict,
-    workers: Workers,
-    stack: contextlib.ExitStack,
-    *,
-    resume: bool,
-    overwrite: bool,
-) -> RunFolder:
-    """Lock and prepare a run folder, or wait until the chief has. All workers must call it.
-
-    All write, because saving averages statistics that replicas have of their own; the chief's
-    files are kept. `stack` holds what is to be given back: lock, folder aside.
-
-    Returns:
-        The folder that this worker writes in: the run folder if it is the chief, else one aside.
-
-    Raises:
-        ValueError: if the folder is in use, or does not go with the configuration.
-    """
-
-    def take():
-        made = not shared.folder.exists()
-        shared.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.callback(Lock(shared.folder).release)
-            shared.prepare(config, resume=resume, overwrite=overwrite)
-            shared.failure.unlink(missing_ok=True)
-        except BaseException:
-            stack.close()
-            if made and not any(shared.folder.iterdir()):
-                shared.folder.rmdir()
-            raise
-
-    workers.together(take if workers.is_chief else lambda: None)
-    workers.together(lambda: shared.check(config["identity"]))
-    if workers.is_chief:
-        shared.tidy()
-        return shared
-    return RunFolder(stack.enter_context(tempfile.TemporaryDirectory()))
+def _flat(values: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat

@@ -1,145 +1,103 @@
-"""The processes that train together: what they tell each other, and what if one is lost."""
+"""Several workers in one run: one of them writes, and all of them stop when one does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
-import os
 from pathlib import Path
-import sys
 
 from irnet_tf._utils import write_atomically
-from irnet_tf.training.checkpoints import Checkpoints
 import numpy as np
 import tensorflow as tf
 
+_MAX_BYTES = 2000  # of a message between workers
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+
 
 class WorkerLost(RuntimeError):
-    """Another worker has gone; this one cannot go on without it."""
+    """Another worker has stopped; the same command on all workers resumes the run."""
 
 
-class Workers:
-    """The processes that train together, and what they tell each other.
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """True for the worker that writes the run folder."""
+    return strategy.extended.should_checkpoint
 
-    Attributes:
-        several: whether there is more than one.
-        is_chief: whether this one writes.
+
+def has_workers(strategy: tf.distribute.Strategy) -> bool:
+    """True if the strategy has several workers."""
+    multiworker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return multiworker and bool(strategy.cluster_resolver.cluster_spec().as_dict())
+
+
+def gather(strategy: tf.distribute.Strategy, text: str) -> list[str]:
+    """The texts of all workers, at least one each. All workers must call it."""
+    if not has_workers(strategy):
+        return [text]
+    data = np.frombuffer(text.encode()[:_MAX_BYTES].ljust(_MAX_BYTES, b"\0"), np.uint8)
+
+    @tf.function
+    def gather_rows(row):
+        return strategy.gather(strategy.run(lambda: row[None]), axis=0)
+
+    rows = gather_rows(tf.constant(data, tf.int32)).numpy().astype(np.uint8)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+def on_all_workers(strategy: tf.distribute.Strategy, action: Callable):
+    """Runs `action` on every worker. All workers must call it.
+
+    Returns:
+        The result of `action` on this worker.
+
+    Raises:
+        ValueError, OSError: The error of `action` on this worker.
+        ValueError: If `action` failed on another worker; with its message.
     """
-
-    def __init__(self, strategy: tf.distribute.Strategy):
-        self._strategy = strategy
-        resolver = strategy.cluster_resolver
-        self.several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and bool(
-            resolver.cluster_spec().as_dict()
-        )
-        kind, index = (resolver.task_type, resolver.task_id) if self.several else (None, 0)
-        has_chief = self.several and "chief" in resolver.cluster_spec().jobs
-        self.is_chief = index == 0 and (kind == "chief" or not has_chief)
-
-        @tf.function
-        def gather(values):
-            return strategy.gather(strategy.run(lambda: values[None]), axis=0)
-
-        self._gather = gather
-
-    def gather(self, values) -> np.ndarray:
-        """The numbers that every worker gives, a row a replica. All workers must call it."""
-        values = np.asarray(values, np.int64)
-        if not self.several:
-            return values[None]
-        return self._gather(tf.constant(values)).numpy()
-
-    def any(self, *wishes: bool) -> list[bool]:
-        """Which of the wishes any worker has. All workers must call it."""
-        return list(self.gather(wishes).any(axis=0))
-
-    def together(self, do: Callable):
-        """Do something that fails for all workers if it fails for one. All must call it.
-
-        Returns:
-            What `do` returned here.
-
-        Raises:
-            ValueError, OSError: what `do` raised here.
-            ValueError: if it failed on another worker.
-        """
-        error = result = None
-        try:
-            result = do()
-        except (ValueError, OSError) as caught:
-            error = caught
-        [failed] = self.any(error is not None)
-        if error:
-            raise error
-        if failed:
-            raise ValueError("another worker has stopped with an error; see its output")
-        return result
-
-    def check_all_found_the_same(self, found: tuple[int, int, int], output_dir: str) -> None:
-        """Raises ValueError if workers have found different (epoch, step, rows) in a run folder."""
-        different = {tuple(row) for row in self.gather(found).tolist()}
-        if len(different) > 1:
-            raise ValueError(
-                f"the workers found different things in output_dir {output_dir!r}: (epoch, step, "
-                f"rows of metrics.csv) {sorted(different)}; it must be a folder that all of them "
-                "share"
-            )
-
-    @contextlib.contextmanager
-    def telling_why(self, failure: Path):
-        """Leaves the reason of an error in a file that all share: the others wait for this one."""
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            if self.several:
-                with contextlib.suppress(OSError):
-                    write_atomically(failure, f"{error}\n")
-            raise
-
-    @contextlib.contextmanager
-    def noticing_lost_workers(self, failure: Path | None = None):
-        """Turns the errors that TensorFlow raises when a worker has gone into `WorkerLost`.
-
-        Args:
-            failure: the file of `telling_why`. If it is there, the error is a ValueError with that
-                reason instead: it would be the same again.
-        """
-        try:
-            yield
-        except (
-            tf.errors.UnavailableError,
-            tf.errors.AbortedError,
-            tf.errors.CancelledError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.InternalError,
-        ) as error:
-            if not self.several:
-                raise
-            if failure is not None and failure.exists():
-                why = failure.read_text().strip()
-                raise ValueError(f"another worker has stopped with an error: {why}") from error
-            reason = str(error).strip().splitlines()
-            raise WorkerLost(f"{type(error).__name__}: {reason[-1] if reason else ''}") from error
+    error = result = None
+    try:
+        result = action()
+    except (ValueError, OSError) as caught:
+        error = caught
+    messages = [message for message in gather(strategy, str(error or "")) if message]
+    if error:
+        raise error
+    if messages:
+        raise ValueError(f"another worker stopped: {messages[0]}")
+    return result
 
 
-def start_again(error: WorkerLost, checkpoints: Path, arguments: list[str]) -> None:
-    """Replace this process by a new one, which joins the cluster and resumes the run.
-
-    Exits instead if that has failed three times since the last checkpoint.
+@contextlib.contextmanager
+def stop_all_workers(strategy: tf.distribute.Strategy, reason: Path) -> Iterator[None]:
+    """Within it, an error of one worker stops all of them with a message.
 
     Args:
-        error: why.
-        checkpoints: the folder where they are.
-        arguments: what Python is started with.
+        strategy: The run's strategy.
+        reason: File in the shared run folder that holds the message of the worker that failed.
+
+    Raises:
+        WorkerLost: If another worker has stopped.
     """
-    checkpoint = Checkpoints(checkpoints).last()
-    before, _, times = os.environ.get("IRNET_TF_RESTARTS", "").rpartition("|")
-    times = int(times) + 1 if times and before == str(checkpoint) else 1
-    if times > 3:
-        sys.exit(f"lost another worker ({error}) 4 times, and {checkpoint}; gave up")
-    print(f"lost another worker ({error}); joining again", file=sys.stderr, flush=True)
-    os.environ["IRNET_TF_RESTARTS"] = f"{checkpoint}|{times}"
-    for descriptor in os.listdir("/proc/self/fd"):  # TensorFlow's ports among them
-        with contextlib.suppress(OSError):
-            os.set_inheritable(int(descriptor), int(descriptor) < 3)
-    os.execv(sys.executable, [sys.executable, *arguments])
+    try:
+        yield
+    except _LOST as error:
+        if not has_workers(strategy):
+            raise
+        lines = str(error).strip().splitlines()
+        message = f"{type(error).__name__}: {lines[-1] if lines else ''}"
+        if reason.exists():
+            message = reason.read_text().strip()
+        raise WorkerLost(
+            f"another worker stopped: {message}\nStart all workers again with the same command to "
+            "resume the run"
+        ) from error
+    except (ValueError, OSError, SystemExit) as error:
+        if has_workers(strategy) and reason.parent.is_dir():
+            with contextlib.suppress(OSError):
+                write_atomically(reason, f"{error}\n")
+        raise

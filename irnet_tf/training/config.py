@@ -1,0 +1,146 @@
+"""config.json of a run, and the model config that its weights files hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import metadata
+import os
+import platform
+
+from irnet_tf._utils import processor
+from irnet_tf.data import Data
+from irnet_tf.model_config import get_model_config, set_model_config
+from irnet_tf.preprocessing import Preprocessing
+from irnet_tf.training.recipe import Recipe
+from irnet_tf.weights import loaded_from
+import tensorflow as tf
+
+
+def identity_of(
+    model: tf.keras.Model, data: Data, recipe: Recipe, preprocessing: Preprocessing, **options
+) -> dict:
+    """Identifies a run: two runs with equal identities end with equal weights.
+
+    Args:
+        model, data, recipe, preprocessing: As given to `train`.
+        **options: Seed and other options of `train` that change the result.
+    """
+    config = get_model_config(model)
+    return {
+        "network": (config and config.network) or model.name,
+        "builder": config and config.builder,
+        "arguments": config.arguments if config else {},
+        "recipe": dataclasses.asdict(recipe),
+        **options,
+        "mixed_precision": recipe.mixed_precision,
+        "initialized_from": loaded_from(model) or (config and config.initialized_from),
+        "preprocessing": preprocessing.to_dict(),
+        "data": {
+            "name": data.name,
+            "train_images": data.train.num_examples,
+            "test_images": data.test.num_examples,
+            "classes": list(data.class_names),
+        },
+    }
+
+
+def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strategy) -> dict:
+    """The content of config.json: identity, flags, versions and machine."""
+    return {
+        "identity": identity,
+        "flags": flags or {},
+        "versions": versions(),
+        "machine": {
+            "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),  # that this process may use
+            "devices": [device.name for device in tf.config.list_logical_devices()],
+            "replicas": strategy.num_replicas_in_sync,
+        },
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    packages = ("irnet_tf", "tensorflow", "tf_keras", "larq", "tensorflow-datasets", "numpy")
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+
+
+def recipe_of(identity: dict) -> Recipe:
+    """The recipe in a run's identity."""
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    values = {k: v for k, v in identity["recipe"].items() if k in known}
+    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def add_results(
+    model: tf.keras.Model, identity: dict, preprocessing: Preprocessing, row: dict
+) -> dict:
+    """Adds the run and the results of an epoch to the model config.
+
+    Args:
+        row: The epoch's row of metrics.csv.
+
+    Returns:
+        Metadata for the weights file.
+    """
+    config = get_model_config(model)
+    if config is not None:
+        options = ("ede", "mixed_precision")
+        config = dataclasses.replace(
+            config,
+            classes=tuple(identity["data"]["classes"]),
+            preprocessing=preprocessing,
+            recipe=identity["recipe"],
+            data=identity["data"],
+            seed=identity["seed"],
+            initialized_from=identity["initialized_from"],
+            results={name: row[f"test_{name}"] for name in ("accuracy", "top5", "loss")},
+            training={"epoch": row["epoch"], **{name: identity[name] for name in options}},
+        )
+        set_model_config(model, config)
+    names = ("network", "arguments", "seed", "ede", "mixed_precision", "data")
+    return {
+        **{name: identity[name] for name in names},
+        "epochs": identity["recipe"]["epochs"],
+        "epoch": row["epoch"],
+        "accuracy": row["test_accuracy"],
+        "top5": row["test_top5"],
+    }
+
+
+def summary(
+    model: tf.keras.Model,
+    data: Data,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    identity: dict,
+    *,
+    jit_compile: bool,
+) -> str:
+    """A run in a few lines, for the terminal."""
+    arguments = identity["arguments"]
+    bits = [f"{arguments.get(f'{what}_bits', 1)}-bit {what}s" for what in ("weight", "activation")]
+    parameters = sum(int(tf.size(v)) for v in model.trainable_variables)
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    precision = recipe.mixed_precision or tf.keras.backend.floatx()
+    start = identity["initialized_from"]
+    lines = {
+        "network": f"{identity['network']}: {', '.join(bits)}, {parameters:,} trainable parameters",
+        "data": f"{data.name}: {data.train.num_examples} training images, "
+        f"{data.test.num_examples} test images, {data.num_classes} classes",
+        "images": str(preprocessing),
+        "recipe": f"{recipe.epochs} epochs, batch {recipe.batch_size}, learning rate "
+        f"{recipe.learning_rate:g} ({recipe.lr_schedule}), weight decay {recipe.weight_decay:g}, "
+        f"t {recipe.t_min:g} to {recipe.t_max:g}, augmentation {recipe.augmentation}",
+        "weights": f"from {start[:14]}" if start else f"random, seed {identity['seed']}",
+        "devices": f"{replicas} {kind}{'s' * (replicas > 1)}, {precision}" + ", XLA" * jit_compile,
+    }
+    share = recipe.batch_size // replicas
+    if replicas > 1 and share < 16 and not identity["sync_batch_norm"]:
+        lines["note"] = (
+            f"batch norm uses {share} images per replica; use a larger batch_size, fewer devices, "
+            "or sync_batch_norm"
+        )
+    return "\n".join(f"{name:<8} {value}" for name, value in lines.items())
