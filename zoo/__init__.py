@@ -1,25 +1,34 @@
-"""The networks of IR-Net: builder, recipe, results and weights of each, as data.
+"""The networks of IR-Net: builder, recipes, results and weights of each.
 
-import zoo
-model = zoo.load("digits/resnet20_bireal_1w1a")
-zoo.predict("digits/resnet20_bireal_1w1a", "image.png")
+    import zoo
+    model = zoo.load("digits/resnet20_bireal_1w1a")
+    zoo.predict("digits/resnet20_bireal_1w1a", "image.png")
+
+Each name is imported on first use. `zoo.runtime` and `python -m zoo --help` need no TensorFlow.
 """
 
-from zoo import cifar10, digits, imagenet, larq_zoo
-from zoo.loading import load
-from zoo.predict import decode_predictions, predict, preprocess_input
-from zoo.registry import Entry, info, list_models
+import importlib
 
-__all__ = [
-    "Entry",
-    "cifar10",
-    "decode_predictions",
-    "digits",
-    "imagenet",
-    "info",
-    "larq_zoo",
-    "list_models",
-    "load",
-    "predict",
-    "preprocess_input",
-]
+FAMILIES = ("digits", "cifar10", "imagenet", "larq_zoo")
+
+_MODULES = {
+    "Entry": "registry",
+    "info": "registry",
+    "list_models": "registry",
+    "load": "loading",
+    "decode_predictions": "prediction",
+    "predict": "prediction",
+    "preprocess_input": "prediction",
+}
+
+__all__ = [*FAMILIES, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name):
+    if name in FAMILIES:
+        return importlib.import_module(f"zoo.{name}")
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"zoo.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'zoo' has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.preprocessing import CIFAR10
 from irnet_tf.training import Recipe
-from zoo.registration import Weights, register, register_twin
+from zoo.registry import Weights, register, register_full_precision
 
 # The authors' recipes.
 _RESNET20_1W32A = Recipe(
@@ -48,7 +48,7 @@ resnet20_bireal_1w1a = register(
         55_456,
     ),
 )
-resnet20_bireal_fp = register_twin(
+resnet20_bireal_fp = register_full_precision(
     "cifar10/resnet20_bireal_1w1a",
     recipes={"fast": _FAST.replace(epochs=150)},
     weights=Weights(
@@ -85,7 +85,7 @@ resnet20_normal_1w32a = register(
         55_488,
     ),
 )
-resnet20_normal_fp = register_twin("cifar10/resnet20_normal_1w32a", paper=(0.917,))
+resnet20_normal_fp = register_full_precision("cifar10/resnet20_normal_1w32a", paper=(0.917,))
 vgg_small_1w1a = register(
     "cifar10/vgg_small_1w1a",
     vgg_small,
@@ -100,7 +100,7 @@ vgg_small_1w1a = register(
         945_836,
     ),
 )
-vgg_small_fp = register_twin("cifar10/vgg_small_1w1a", paper=(0.917,))
+vgg_small_fp = register_full_precision("cifar10/vgg_small_1w1a", paper=(0.917,))
 resnet18_normal_1w1a = register(
     "cifar10/resnet18_normal_1w1a",
     resnet,
@@ -115,4 +115,4 @@ resnet18_normal_1w1a = register(
         2_182_952,
     ),
 )
-resnet18_normal_fp = register_twin("cifar10/resnet18_normal_1w1a", paper=(0.930,))
+resnet18_normal_fp = register_full_precision("cifar10/resnet18_normal_1w1a", paper=(0.930,))

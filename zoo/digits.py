@@ -3,7 +3,7 @@
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.training import Recipe
-from zoo.registration import Weights, register, register_twin
+from zoo.registry import Weights, register, register_full_precision
 
 # Chosen to end within minutes on two cores.
 _RECIPE = Recipe(
@@ -27,4 +27,4 @@ resnet20_bireal_1w1a = register(
         54_720,
     ),
 )
-resnet20_bireal_fp = register_twin("digits/resnet20_bireal_1w1a")
+resnet20_bireal_fp = register_full_precision("digits/resnet20_bireal_1w1a")

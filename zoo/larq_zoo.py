@@ -1,11 +1,10 @@
-"""Networks of larq-zoo 2.4, as baselines and as IR-Net versions of themselves.
+"""Networks of larq-zoo 2.4, as baselines and with IR-Net's quantizers.
 
-They are built by larq-zoo's own factories and end in a softmax. The accuracies are those that
-larq-zoo states of its weights. Ours are the recipes: larq-zoo's epochs and batch sizes
-(for MeliusNet, which has none there, BinaryDenseNet's), with stochastic gradient descent where it
-has Adam. Their regularizers are part of the loss, so the
-recipes have no weight decay of their own. Our preprocessing resizes bilinearly and antialiased;
-larq-zoo's is bicubic.
+larq-zoo's factories build them, with a softmax at the end. The accuracies are those that larq-zoo
+states for its weights. The recipes are ours: larq-zoo's epochs and batch sizes (for MeliusNet,
+which has none there, BinaryDenseNet's), with stochastic gradient descent instead of Adam. They have
+no weight decay, because the networks have regularizers. Our preprocessing resizes bilinearly and
+antialiased; larq-zoo's is bicubic.
 """
 
 from __future__ import annotations
@@ -22,151 +21,129 @@ from irnet_tf.models.common import fresh_quantizer
 from irnet_tf.preprocessing import IMAGENET
 from irnet_tf.training import Recipe
 import tensorflow as tf
-from zoo.registration import register
+from zoo.registry import register
+
+_FACTORIES: dict[str, str] = {}
+_INPUT = (224, 224, 3)
 
 
 def build(
-    factory: str,
+    network: str,
     *,
     num_classes: int = 1000,
-    input_shape=(224, 224, 3),
+    input_shape=_INPUT,
     input_tensor=None,
     include_top: bool = True,
     kernel_quantizer=None,
     input_quantizer=None,
     name: str | None = None,
-    weights: str | None = None,
 ) -> tf.keras.Model:
-    """A network of larq-zoo.
+    """A network of larq-zoo with random weights.
 
     Args:
-        factory: `"MODULE:CLASS"` in larq-zoo.
-        num_classes: length of the output.
+        network: Name of the network in larq-zoo.
+        num_classes: Length of the output.
         input_shape: `(height, width, 3)`.
         input_tensor: Keras tensor to build on instead of a new input.
-        include_top: whether the classifier is there.
-        kernel_quantizer, input_quantizer: any Larq quantizer instead of the network's own, in
-            every layer that has one. The network's constraint of its weights, which belongs to
-            its own kernel quantizer, then goes.
-        name: of the model.
-        weights: None, or `"imagenet"`: larq-zoo downloads them.
+        include_top: Whether the network ends in the classifier.
+        kernel_quantizer, input_quantizer: Larq quantizers that replace the network's own in every
+            layer that has one. A new kernel quantizer also removes the kernel constraints.
+        name: Name of the model.
 
     Returns:
         A Keras model from `[batch, height, width, 3]` to probabilities `[batch, num_classes]`.
-        Layers are numbered from 0, so that names depend on the network alone.
+        Layers are numbered from 0, so that their names depend only on the network.
 
     Raises:
-        ValueError: for an argument outside what is said above.
-        OSError: if the weights cannot be downloaded.
+        ValueError: For an invalid argument.
     """
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive integer, got {num_classes!r}")
     if input_shape is not None and (len(tuple(input_shape)) != 3 or tuple(input_shape)[2] != 3):
         raise ValueError(f"input_shape must be (height, width, 3), got {input_shape!r}")
-    made = _factory(factory, kernel_quantizer, input_quantizer)(
-        num_classes=num_classes,
-        input_shape=input_shape and tuple(input_shape),
-        input_tensor=input_tensor,
-        include_top=include_top,
-        weights=weights,
-    )
-    # Keras numbers layers over a whole process; a weights file needs names of the network's own.
+    input_shape = input_shape and tuple(input_shape)
+    quantizers = {"kernel_quantizer": kernel_quantizer, "input_quantizer": input_quantizer}
+    quantizers = {key: value for key, value in quantizers.items() if value is not None}
+    arguments = {"num_classes": num_classes, "input_shape": input_shape, "include_top": include_top}
+    # Keras numbers layers over the whole process, but a weights file needs constant names.
     numbering = contextlib.nullcontext() if input_tensor is not None else layers_from_zero()
     try:
         with numbering:
-            model = made.build()
-    except (urllib.error.URLError, ConnectionError) as error:
-        raise OSError(str(error)) from error
+            model = _factory(network, quantizers)(
+                **arguments, input_tensor=input_tensor, weights=None
+            ).build()
     except Exception as error:
-        if "fetch failure" in str(error).lower():  # as Keras's get_file says it
-            raise OSError(str(error)) from error
-        if input_shape == (224, 224, 3):
+        if input_shape == _INPUT:
             raise
         raise ValueError(
-            f"{factory.split(':')[1]} cannot be built for input_shape {input_shape!r}: {error}"
+            f"{network} cannot be built for input_shape {input_shape!r}: {error}"
         ) from error
-    return model if name is None else rename(model, name)
+    if name is not None:
+        model = rename(model, name)
+        arguments["name"] = name
+    if input_tensor is not None:
+        return model
+    defaults = {"num_classes": 1000, "input_shape": _INPUT, "include_top": True}
+    arguments = {key: value for key, value in arguments.items() if value != defaults.get(key)}
+    return _with_config(model, network, arguments | quantizers)
 
 
-def _factory(path: str, kernel_quantizer, input_quantizer) -> Callable:
-    """larq-zoo's factory class, or one like it with other quantizers."""
+def _with_config(model, network, arguments):
+    classifier = None
+    if arguments.get("include_top", True):
+        classifier = next(  # the last layer with weights that is not a batch norm
+            layer.name
+            for layer in reversed(model.layers)
+            if layer.weights and not isinstance(layer, tf.keras.layers.BatchNormalization)
+        )
+    config = ModelConfig(
+        f"larq_zoo/{network}",
+        plain_arguments(arguments),
+        output="probabilities" if classifier else "logits",
+        classifier=classifier,
+    )
+    return set_model_config(model, config)
+
+
+def _factory(network: str, quantizers: dict) -> Callable:
+    """larq-zoo's factory class, or a subclass with other quantizers."""
     from zookeeper import factory
 
-    module, name = path.split(":")
+    module, name = _FACTORIES[network].split(":")
     found = getattr(importlib.import_module(f"larq_zoo.{module}"), name)
     changes = {}
-    for field, quantizer in (
-        ("kernel_quantizer", kernel_quantizer),
-        ("input_quantizer", input_quantizer),
-    ):
-        if quantizer is not None:
-            fresh_quantizer(quantizer)  # a wrong name is told before anything is built
-            changes[field] = property(lambda self, quantizer=quantizer: fresh_quantizer(quantizer))
-    if kernel_quantizer is not None:
+    for field, quantizer in quantizers.items():
+        fresh_quantizer(quantizer)  # raises ValueError for an unknown name
+        changes[field] = property(lambda self, quantizer=quantizer: fresh_quantizer(quantizer))
+    if "kernel_quantizer" in quantizers:
         changes["kernel_constraint"] = None
     return factory(type(found.__name__, (found,), changes)) if changes else found
 
 
-def _classifier(model: tf.keras.Model) -> str:
-    """The last layer that computes one number a class."""
-    return next(
-        layer.name
-        for layer in reversed(model.layers)
-        if layer.weights and not isinstance(layer, tf.keras.layers.BatchNormalization)
-    )
+def _pretrained(network: str) -> tf.keras.Model:
+    """The network with larq-zoo's weights, which larq-zoo downloads."""
+    try:
+        with layers_from_zero():
+            model = _factory(network, {})(weights="imagenet").build()
+    except Exception as error:
+        failed = isinstance(error, (urllib.error.URLError, ConnectionError))
+        if not failed and "fetch failure" not in str(error).lower():  # of Keras's get_file
+            raise
+        raise OSError(
+            f"larq-zoo's weights of 'larq_zoo/{network}' cannot be downloaded from "
+            f"github.com/larq/zoo: {error}. They need internet; weights=None gives random ones"
+        ) from error
+    return _with_config(model, network, {})
 
 
 def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
-    builder = f"larq_zoo/{name}"
-
-    def described(model, arguments):
-        top = arguments.get("include_top", True)
-        return set_model_config(
-            model,
-            ModelConfig(
-                builder,
-                plain_arguments(arguments),
-                output="probabilities" if top else "logits",
-                classifier=_classifier(model) if top else None,
-            ),
-        )
-
-    @functools.wraps(build)
-    def build_it(
-        *,
-        num_classes=1000,
-        input_shape=(224, 224, 3),
-        input_tensor=None,
-        include_top=True,
-        kernel_quantizer=None,
-        input_quantizer=None,
-        name=None,
-    ):
-        given = dict(locals())
-        model = build(factory, **{k: v for k, v in given.items() if k in _ARGUMENTS})
-        if input_tensor is not None:
-            return model
-        defaults = _ARGUMENTS
-        arguments = {k: given[k] for k in defaults if given[k] != defaults[k]}
-        arguments.pop("input_tensor", None)
-        return described(model, arguments)
-
-    del build_it.__wrapped__  # its signature is its own
-    build_it.__name__ = build_it.__qualname__ = name
-    register_builder(builder, build_it)
-
-    def pretrained() -> tf.keras.Model:
-        try:
-            return described(build(factory, weights="imagenet"), {})
-        except OSError as error:
-            raise OSError(
-                f"larq-zoo's weights of {builder!r} cannot be downloaded from "
-                f"github.com/larq/zoo: {error}. They need internet; weights=None gives random ones"
-            ) from error
-
+    _FACTORIES[name] = factory
+    builder = functools.partial(build, name)
+    builder.__name__ = name
+    register_builder(f"larq_zoo/{name}", builder)
     return register(
+        f"larq_zoo/{name}",
         builder,
-        build_it,
         {},
         Recipe(
             data="imagenet2012",
@@ -179,21 +156,11 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
         ),
         preprocessing=IMAGENET,
         paper=paper,
-        pretrained=pretrained,
+        pretrained=functools.partial(_pretrained, name),
         bits=bits,
         output="probabilities",
     )
 
-
-_ARGUMENTS = {
-    "num_classes": 1000,
-    "input_shape": (224, 224, 3),
-    "input_tensor": None,
-    "include_top": True,
-    "kernel_quantizer": None,
-    "input_quantizer": None,
-    "name": None,
-}
 
 BinaryAlexNet = _register(
     "BinaryAlexNet", "literature.binary_alex_net:BinaryAlexNetFactory", 150, 512, (0.3630, 0.6153)

@@ -1,24 +1,34 @@
-"""From a name or a weights file to a network."""
+"""Networks from a name of the zoo or a weights file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import inspect
+import json
 import os
 
 import irnet_tf
 from irnet_tf import weights as weight_files
-from irnet_tf.model_config import ModelConfig, get_model_config, set_model_config
+from irnet_tf._utils import nearest
+from irnet_tf.layers import Preprocess
+from irnet_tf.model_config import BUILDERS, ModelConfig, get_model_config, set_model_config
 from irnet_tf.weights import WeightsFile
+import larq as lq
 import tensorflow as tf
-from zoo.fetch import fetch
-from zoo.files import build_of_file, contradictions, description_of, last_t
-from zoo.inputs import warn_of_raw_images, with_preprocessing
+from zoo.download import fetch
 from zoo.registry import Entry, info, list_models
 
-_SUFFIX = ".safetensors"
-_HEAD = ("num_classes", "include_top")  # where these differ the classifier begins anew
+_HEAD = ("num_classes", "include_top")  # a difference in these makes a new classifier
 _OF_WEIGHTS = ("recipe", "data", "seed", "results", "training", "initialized_from")
+# Arguments that may differ from the file's without changing the meaning of its weights.
+_FREE = (*_HEAD, "input_shape", "input_tensor", "classifier_activation", "name")
+_DEFAULT_QUANTIZERS = {"kernel_quantizer": "libra_pb", "input_quantizer": "ede_sign"}
+
+# Limits for the networks of weights files, which may be hostile.
+_MAX_NUMBER = 1 << 16
+_MAX_SIDE = 1024
+_MAX_PIXELS_TIMES_CLASSES = 1 << 27
 
 
 def load(
@@ -28,129 +38,195 @@ def load(
     include_preprocessing: bool = False,
     **builder_arguments,
 ) -> tf.keras.Model:
-    """A network of the zoo, or of a weights file, with its trained weights.
+    """A network of the zoo or of a weights file, with its trained weights.
 
     Args:
-        name_or_path: one of `list_models()`; or the path of a weights file, which says itself
-            what its network is.
-        weights: `"pretrained"`: the zoo's, or those of the file; the path of a weights file of
-            this network; or None for new random weights.
-        include_preprocessing: whether the model takes images as they are, of any size, uint8 or
-            0 to 255; otherwise it takes what `preprocess_input` gives.
-        **builder_arguments: for the builder. With trained weights they must agree with the file,
-            but for `num_classes` and `include_top` (then all layers but the classifier get their
-            weights), `input_shape`, `input_tensor`, `classifier_activation` and `name`.
+        name_or_path: Name in `list_models()`, or path of a weights file.
+        weights: `"pretrained"`: the zoo's weights, or those of the file; path of a weights file of
+            this network; None: new random weights.
+        include_preprocessing: Whether the model takes raw images of any size, uint8 or 0 to 255,
+            instead of the output of `preprocess_input`.
+        **builder_arguments: Arguments of the builder. With trained weights they must agree with
+            the file, except for `num_classes` and `include_top` (all layers but the classifier get
+            their weights), `input_shape`, `input_tensor`, `classifier_activation` and `name`.
 
     Returns:
-        A Keras model from `[batch, size, size, 3]` to logits `[batch, num_classes]` (networks of
-        larq-zoo give probabilities). `irnet_tf.model_config.describe` says what is known of it.
+        A Keras model from `[batch, size, size, 3]` to logits `[batch, num_classes]` (probabilities
+        for larq-zoo's networks). `irnet_tf.model_config.get_model_config` gives its config.
 
     Raises:
-        ValueError: if the name is not known, the network has no trained weights, the file is
-            damaged or says nothing of its network, or arguments contradict it.
-        OSError: if the file cannot be read or fetched.
+        ValueError: If the name is unknown, the network has no trained weights, the file is damaged
+            or has no model config, or arguments contradict it.
+        OSError: If the file cannot be read or downloaded.
     """
     entry, path = _find(name_or_path, weights)
     if path is not None:
-        found = weight_files.read(path)
-        description = _of_file(found, entry)
-        model = _restore(found, description, builder_arguments)
-        irnet_tf.set_ede(model, *last_t(description))
-    elif entry is not None and weights is not None:
-        model = _of_others(entry, builder_arguments)
+        file = weight_files.read(path)
+        config = _config_of(file, entry)
+        model = _restore(file, config, builder_arguments)
+        irnet_tf.set_ede(model, _last_t(config))
     elif entry is None:
-        found = weight_files.read(name_or_path)
-        description = _of_file(found)
-        model = build_of_file(found, description, lambda: _build(description, builder_arguments))
+        file = weight_files.read(name_or_path)
+        model = _build_from(file, _config_of(file), builder_arguments)
+    elif weights is None:
+        model = _build(entry.config, builder_arguments)
     else:
-        model = _build(entry.description, builder_arguments)
-    if include_preprocessing:
-        return with_preprocessing(model)
-    return warn_of_raw_images(model)
+        model = _of_larq_zoo(entry, builder_arguments)
+    return with_preprocessing(model) if include_preprocessing else model
 
 
-def describe_network(name_or_path: str | os.PathLike) -> ModelConfig:
-    """What is known of a network of the zoo, or of a weights file, without building it.
+def find_model_config(name_or_path: str | os.PathLike) -> ModelConfig:
+    """The model config of a network of the zoo or of a weights file, without building it.
 
     Args:
-        name_or_path: as of `load`.
+        name_or_path: Name in `list_models()`, or path of a weights file.
 
     Raises:
-        ValueError, OSError: as `load`.
+        ValueError, OSError: As `load`.
     """
     entry, path = _find(name_or_path, None if name_or_path in list_models() else "pretrained")
     if entry is not None and entry.weights is not None:
         path = fetch(entry.weights.file, entry.weights.sha256, entry.weights.size)
-    return entry.description if path is None else _of_file(weight_files.read(path), entry)
+    return entry.config if path is None else _config_of(weight_files.read(path), entry)
+
+
+def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
+    """The network behind its own preprocessing.
+
+    Args:
+        model: Network whose model config has a preprocessing.
+
+    Returns:
+        A Keras model of images of any size, uint8 or 0 to 255, `[batch, height, width, 3]`, with
+        the network's model config and weights file.
+
+    Raises:
+        ValueError: If the model config has no preprocessing.
+    """
+    config = get_model_config(model)
+    if config is None or config.preprocessing is None:
+        raise ValueError(
+            f"{model.name!r} has no preprocessing: give it a model config with one "
+            "(irnet_tf.model_config.set_model_config)"
+        )
+    images = tf.keras.layers.Input((None, None, 3), name="images")
+    x = Preprocess(**config.preprocessing.to_dict(), name="preprocessing")(images)
+    whole = set_model_config(tf.keras.Model(images, model(x), name=model.name), config)
+    weight_files.remember_alike(whole, model)
+    return whole
 
 
 def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
-    """The entry, unless a file is named, and the path of the weights, if any."""
-    is_file = isinstance(name, os.PathLike) or (
-        name not in list_models() and (name.endswith(_SUFFIX) or os.path.isfile(name))
-    )
-    if is_file:
+    """The entry, unless `name` is a file, and the path of the weights, if any."""
+    if isinstance(name, os.PathLike) or (
+        name not in list_models() and (name.endswith(".safetensors") or os.path.isfile(name))
+    ):
         if weights not in ("pretrained", None):
             raise ValueError(
-                f"{os.fspath(name)!r} is a weights file already, weights={os.fspath(weights)!r} is "
-                "a second one: give one of them"
+                f"{os.fspath(name)!r} is a weights file, weights={os.fspath(weights)!r} is a second "
+                "one: leave one out"
             )
         return None, None if weights is None else name
     entry = info(name)
-    if weights is None:
+    if weights is None or (weights == "pretrained" and entry.pretrained is not None):
         return entry, None
     if weights != "pretrained":
         if not os.fspath(weights):
-            raise ValueError("weights is empty: give 'pretrained', the path of a file, or None")
+            raise ValueError("weights is empty: pass 'pretrained', the path of a file, or None")
         return entry, weights
-    if entry.pretrained is not None:
-        return entry, None
     if entry.weights is None:
         raise ValueError(
-            f"{name!r} has no pretrained weights yet; train it with `python train.py "
+            f"{name!r} has no pretrained weights yet: train it with `python train.py "
             f"--model={name} --data_dir=... --output_dir=...` and pass the path of its "
-            "best.safetensors, or pass weights=None for random ones"
+            "best.safetensors, or pass weights=None"
         )
     return entry, fetch(entry.weights.file, entry.weights.sha256, entry.weights.size)
 
 
-def _of_file(found: WeightsFile, entry: Entry | None = None) -> ModelConfig:
-    """What a file says of its network, which must be the entry's if one is given."""
-    description = description_of(found)
-    if entry is None:
-        return description
-    if description.network is None and description.builder == entry.description.builder:
-        _refuse(found.path, entry.arguments, description)  # of the builder, without the zoo
-        preprocessing = description.preprocessing or entry.preprocessing
-        return dataclasses.replace(description, network=entry.name, preprocessing=preprocessing)
-    if description.network != entry.name:
+def _config_of(file: WeightsFile, entry: Entry | None = None) -> ModelConfig:
+    """The model config of a file, which must be of the entry's network if one is given."""
+    config = file.description
+    if config is None:
         raise ValueError(
-            f"{found.path} holds weights of {description.network or description.builder!r}, not of "
-            f"{entry.name!r}: load it by its path alone, or give another file"
+            f"{file.path} has no model config (builder, arguments, classes, preprocessing): build "
+            "the network yourself and use irnet_tf.weights.load_weights(model, path)"
         )
-    return description
+    if config.builder not in BUILDERS:
+        raise ValueError(
+            f"{file.path} needs the builder {config.builder!r}, which is not registered; "
+            f"{nearest(config.builder, BUILDERS)} Register your own with "
+            "irnet_tf.model_config.register_builder"
+        )
+    if entry is None or config.network == entry.name:
+        return config
+    if config.network is None and config.builder == entry.config.builder:
+        _check_arguments(file.path, entry.arguments, config)
+        preprocessing = config.preprocessing or entry.preprocessing
+        return dataclasses.replace(config, network=entry.name, preprocessing=preprocessing)
+    raise ValueError(
+        f"{file.path} holds weights of {config.network or config.builder!r}, not of "
+        f"{entry.name!r}: load it by its path alone, or pass another file"
+    )
 
 
-def _refuse(path, arguments, description):
-    problems = contradictions(arguments, description)
+def _check_arguments(source, arguments: Mapping, config: ModelConfig) -> None:
+    """Raises ValueError if arguments differ from those that a network was built with."""
+    parameters = inspect.signature(BUILDERS[config.builder]).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    if not config.builder.startswith("larq_zoo/"):
+        defaults |= _DEFAULT_QUANTIZERS
+    problems = []
+    for name, value in arguments.items():
+        if name not in parameters:
+            raise ValueError(
+                f"{config.builder} has no argument {name!r}; it has {', '.join(parameters)}"
+            )
+        found = config.arguments.get(name)
+        found, value = (defaults[name] if v is None else v for v in (found, value))
+        if name not in _FREE and _comparable(name, found) != _comparable(name, value):
+            problems.append(f"{name} is {found!r} in the file, but {value!r} was passed")
     if problems:
         raise ValueError(
-            f"{path} contradicts what was asked for: {'; '.join(problems)}. Leave that out, or "
-            "give a file of such a network"
+            f"{source} contradicts the arguments: {'; '.join(problems)}. Leave them out, or pass "
+            "another file"
         )
 
 
-def _build(description: ModelConfig, arguments: Mapping) -> tf.keras.Model:
-    """The network with random weights; its description says what is true of it."""
-    model = description.build(**arguments)
+def _comparable(name, value):
+    if isinstance(value, (list, tuple)):
+        return [_comparable("", item) for item in value]
+    if not name.endswith("_quantizer"):
+        return value
+    try:
+        quantizer = lq.quantizers.get(value)
+        config = quantizer.get_config()
+    except (ValueError, TypeError, AttributeError):
+        return value  # the builder reports the error
+    return type(quantizer).__name__, {
+        key: item for key, item in config.items() if key not in ("name", "t", "metrics")
+    }
+
+
+def _last_t(config: ModelConfig) -> float:
+    """EDE's `t` at the end of the run, for further training."""
+    end = "t_max" if (config.training or {}).get("ede", True) else "t_min"
+    t = (config.recipe or {}).get(end, 10.0)
+    if not isinstance(t, (int, float)) or isinstance(t, bool) or not 0 < t < 1e6:
+        raise ValueError(f"recipe.{end} must be between 0 and 1e6, got {t!r:.50}")
+    return float(t)
+
+
+def _build(config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
+    """The network with random weights and a model config without facts about trained ones."""
+    model = config.build(**arguments)
     made = get_model_config(model)
     if made is None:
         return model
     changes = dict.fromkeys(_OF_WEIGHTS)
-    *sides, channels = model.input_shape[1:]
     if made.preprocessing is not None and "input_shape" in arguments:
-        square = len({*sides} - {None}) < 2 and channels == 3  # as preprocessing makes images
-        size = sides[0] or made.preprocessing.size
+        height, width, channels = model.input_shape[1:]
+        size = height or width or made.preprocessing.size
+        square = {height, width} <= {size, None} and channels == 3
         changes["preprocessing"] = (
             dataclasses.replace(made.preprocessing, size=size) if square else None
         )
@@ -159,63 +235,118 @@ def _build(description: ModelConfig, arguments: Mapping) -> tf.keras.Model:
     return set_model_config(model, dataclasses.replace(made, **changes))
 
 
-def _restore(found: WeightsFile, description: ModelConfig, arguments: Mapping) -> tf.keras.Model:
-    """The network of a file with its weights, as far as the arguments leave it as it is."""
-    _refuse(found.path, arguments, description)
+def _build_from(file: WeightsFile, config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
+    """The network of a file, which may be hostile, with random weights."""
+    try:
+        _check_limits(config, len(file.tensors))
+        model = _build(config, arguments)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
+    except Exception as error:  # Keras raises many types for invalid arguments
+        message = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{file.path}: its network cannot be built ({type(error).__name__}: {message})"
+        ) from error
+    classes, outputs = config.classes, model.output_shape[-1]
+    top = config.arguments.get("include_top", True)
+    if classes and top and len(classes) != outputs == config.arguments.get("num_classes", outputs):
+        raise ValueError(f"{file.path} names {len(classes)} classes for {outputs} outputs")
+    return model
+
+
+def _check_limits(config: ModelConfig, tensors: int) -> None:
+    def check(name, value, limit):
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, dict):
+                _check_quantizer(name, item)
+            elif isinstance(item, (int, float)) and not abs(item) <= limit:
+                raise ValueError(f"{name} is {item!r:.50}, the limit is {limit}")
+
+    arguments = config.arguments
+    for name, value in arguments.items():
+        check(name, value, {"depth": tensors, "input_shape": _MAX_SIDE}.get(name, _MAX_NUMBER))
+    if config.preprocessing is not None:
+        check("preprocessing.size", config.preprocessing.size, _MAX_SIDE)
+    shape, classes = arguments.get("input_shape") or (224, 224, 3), arguments.get("num_classes")
+    if not isinstance(shape, (list, tuple)) or len(shape) != 3:
+        raise ValueError(f"input_shape must be height, width and channels, got {shape!r}")
+    if not (shape[0] or 1) * (shape[1] or 1) * (classes or 1000) <= _MAX_PIXELS_TIMES_CLASSES:
+        raise ValueError(f"input_shape {shape} with {classes} classes is too large")
+
+
+def _check_quantizer(name, value):
+    """Raises ValueError unless an object in a file is a quantizer: Keras imports what it names."""
+    kind, config = value.get("class_name"), value.get("config")
+    known = {**vars(lq.quantizers), **tf.keras.utils.get_custom_objects()}
+    made = known.get(kind) if isinstance(kind, str) else None
+    nested = json.dumps(config)[1:-1] if isinstance(config, dict) else "{"
+    is_quantizer = isinstance(made, type) and issubclass(made, lq.quantizers.Quantizer)
+    if value.keys() != {"class_name", "config"} or not is_quantizer or "{" in nested:
+        raise ValueError(f"{name} is {value!r:.100}, not a quantizer of Larq or irnet_tf")
+    limits = {"k_bit": 32, "channel_axes": 4}
+    for key, item in config.items():
+        if isinstance(item, (int, float)) and not abs(item) <= limits.get(key, _MAX_NUMBER):
+            raise ValueError(f"{name} has {key} {item!r:.50}, which is too large")
+
+
+def _restore(file: WeightsFile, config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
+    """The network of a file with its weights, except for layers that the arguments change."""
+    _check_arguments(file.path, arguments, config)
 
     def restored(arguments):
-        model = build_of_file(found, description, lambda: _build(description, arguments))
-        weight_files.load_weights(model, found)
-        if get_model_config(model) is not None:
-            said = {name: getattr(description, name) for name in _OF_WEIGHTS}
-            set_model_config(model, dataclasses.replace(get_model_config(model), **said))
-            weight_files.remember_loaded(model, found)
+        model = _build_from(file, config, arguments)
+        weight_files.load_weights(model, file)
+        made = get_model_config(model)
+        if made is not None:
+            facts = {name: getattr(config, name) for name in _OF_WEIGHTS}
+            set_model_config(model, dataclasses.replace(made, **facts))
+            weight_files.remember_loaded(model, file)
         return model
 
     model = restored({})
-    if not _has_head(model, arguments) or arguments.get("input_tensor") is not None:
-        return _rebuilt(model, description, arguments, found.sha256)
+    if not _same_head(model, arguments) or arguments.get("input_tensor") is not None:
+        return _transfer(model, config, arguments, file.sha256)
     body = {name: value for name, value in arguments.items() if name not in _HEAD}
     return restored(body) if body else model
 
 
-def _of_others(entry: Entry, arguments: Mapping) -> tf.keras.Model:
-    """A network with weights that are not ours."""
-    _refuse(entry.name, arguments, entry.description)
+def _of_larq_zoo(entry: Entry, arguments: Mapping) -> tf.keras.Model:
+    """A network with larq-zoo's weights."""
+    _check_arguments(entry.name, arguments, entry.config)
     model = entry.pretrained()
-    changes = {
-        "network": entry.name,
-        "preprocessing": entry.preprocessing,
-        "initialized_from": entry.origin,
-    }
-    set_model_config(
-        model, dataclasses.replace(get_model_config(model) or entry.description, **changes)
+    config = dataclasses.replace(
+        get_model_config(model),
+        network=entry.name,
+        preprocessing=entry.preprocessing,
+        initialized_from=entry.origin,
     )
-    if _has_head(model, arguments) and arguments.keys() <= {*_HEAD}:
+    set_model_config(model, config)
+    if _same_head(model, arguments) and arguments.keys() <= {*_HEAD}:
         return model
-    return _rebuilt(model, entry.description, arguments, entry.origin)
+    return _transfer(model, entry.config, arguments, entry.origin)
 
 
-def _has_head(model, arguments):
-    """Whether the arguments ask for the head that the model has."""
+def _same_head(model, arguments):
     classes = model.output_shape[-1]
     return arguments.get("include_top", True) and arguments.get("num_classes", classes) == classes
 
 
-def _rebuilt(model, description, arguments, initialized_from):
-    """The network as the arguments ask for it, with the model's weights."""
-    other = _build(description, arguments)
-    known = get_model_config(other)  # not of one on an input_tensor
-    source = known or get_model_config(model) or description
-    top = {**description.arguments, **arguments}.get("include_top", True)
-    classifier = source.classifier or (model.layers[-1].name if top else None)
+def _transfer(model, config, arguments, initialized_from):
+    """The network that the arguments describe, with the model's weights up to the classifier."""
+    other = _build(config, arguments)
+    made = get_model_config(other)  # None if it is built on an input_tensor
+    classifier = (made or get_model_config(model) or config).classifier
+    if classifier is None and {**config.arguments, **arguments}.get("include_top", True):
+        classifier = model.layers[-1].name
     layers = {layer.name: layer for layer in model.layers}
-    in_front = _layers_before(arguments.get("input_tensor"))
+    tensor, before = arguments.get("input_tensor"), []
+    if tensor is not None and tf.keras.backend.is_keras_tensor(tensor):
+        before = tf.keras.Model(tf.keras.utils.get_source_inputs(tensor), tensor).layers
     for layer in other.layers:
-        if layer in in_front:
+        if layer in before:
             continue
-        if layer.name == classifier and not _has_head(model, arguments):
-            break  # it and what lies behind it begin anew
+        if layer.name == classifier and not _same_head(model, arguments):
+            break  # the classifier and the layers behind it stay random
         values = layers[layer.name].get_weights() if layer.name in layers else []
         if [v.shape for v in values] != [tuple(w.shape) for w in layer.weights]:
             raise ValueError(
@@ -223,13 +354,6 @@ def _rebuilt(model, description, arguments, initialized_from):
                 "input_shape, input_tensor or include_top"
             )
         layer.set_weights(values)
-    if known is not None:
-        set_model_config(other, dataclasses.replace(known, initialized_from=initialized_from))
+    if made is not None:
+        set_model_config(other, dataclasses.replace(made, initialized_from=initialized_from))
     return other
-
-
-def _layers_before(tensor):
-    """The layers that a tensor comes from."""
-    if tensor is None or not tf.keras.backend.is_keras_tensor(tensor):
-        return []
-    return tf.keras.Model(tf.keras.utils.get_source_inputs(tensor), tensor).layers

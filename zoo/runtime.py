@@ -1,0 +1,301 @@
+"""Predictions of exported networks. `.xml` files need neither TensorFlow nor irnet_tf.
+
+    from zoo.runtime import Runner
+
+    Runner("net.xml").predict("cat.jpg")    # [[("cat", 0.93), ("dog", 0.04), ...]]
+
+On the command line: `python -m zoo.runtime net.xml cat.jpg FOLDER`. `.xml` files need numpy,
+openvino and (for image files) pillow. `.tflite` files with Larq's operators need irnet_tf with Larq
+Compute Engine, which imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+import sys
+import threading
+
+import numpy as np
+from zoo.images import image_files, rgb_batches
+
+
+class Runner:
+    """An exported network on this machine. Threads that share one take turns.
+
+    Args:
+        path: `.xml` file (its `.bin` beside it) or `.tflite` file.
+        threads: Number of threads of one inference.
+        batch_size: Number of images per inference; 1 for `.tflite`.
+
+    Attributes:
+        facts: Facts in the file: `network`, `output`, `uint8_input`, and `classes` and
+            `preprocessing` if they are known.
+        input_shape: `(height, width, channels)`.
+
+    Raises:
+        ValueError: If the file was not written by irnet_tf or is damaged, or an argument is
+            invalid.
+        ImportError: If the package that runs the file is not installed.
+        OSError: If the file cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int = 1, batch_size: int = 1):
+        path = Path(path)
+        for name, value in (("threads", threads), ("batch_size", batch_size)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        loaders = {".xml": _load_openvino, ".tflite": _load_tflite}
+        if path.suffix not in loaders:
+            raise ValueError(f"path must end in {' or '.join(loaders)}, got {str(path)!r}")
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {str(path)!r}")
+        self.batch_size = batch_size
+        self._lock = threading.Lock()
+        self._run, shape, self.facts = loaders[path.suffix](path, threads, batch_size)
+        self.input_shape = tuple(shape)
+
+    def predict(self, images, top: int | None = 5) -> list[list[tuple[str, float]]]:
+        """The most probable classes of images, which are preprocessed as the network requires.
+
+        Args:
+            images: Image file, folder of image files, Pillow image, array or tensor of pixels from
+                0 to 255, `[height, width, 3]` or `[batch, height, width, 3]` (grey images
+                `[height, width]` or `[..., 1]`), or a list of files, Pillow images and arrays.
+            top: Number of classes per image; None: all.
+
+        Returns:
+            For each image its most probable classes, in descending order, as pairs of class name
+            and probability. Classes without names are numbered.
+
+        Raises:
+            ValueError: If an image cannot be read or has another shape, or `top` is below 1.
+            OSError: If a file cannot be read.
+        """
+        if self.facts.get("preprocessing") is None:
+            raise ValueError(
+                f"the file has no preprocessing: pass {list(self.input_shape)} inputs to outputs()"
+            )
+        ready = (self.preprocess(image) for batch in rgb_batches(images) for image in batch)
+        found = []
+        while batch := list(itertools.islice(ready, self.batch_size)):
+            found.append(self.outputs(np.stack(batch)))
+        outputs = np.concatenate(found)
+        probabilities = softmax(outputs) if self.facts["output"] == "logits" else outputs
+        return likeliest(probabilities, self.facts.get("classes"), top)
+
+    def outputs(self, inputs: np.ndarray) -> np.ndarray:
+        """The network's outputs, float32 `[n, classes]`.
+
+        Args:
+            inputs: Inputs of the file, `[n, height, width, channels]`: uint8 pixels if
+                `facts["uint8_input"]`, else normalised float32.
+        """
+        found = []
+        for i in range(0, len(inputs), self.batch_size):
+            batch = inputs[i : i + self.batch_size]
+            missing = self.batch_size - len(batch)
+            whole = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)]) if missing else batch
+            with self._lock:
+                found.append(np.array(self._run(whole))[: len(batch)])
+        return np.concatenate(found)
+
+    def preprocess(self, image: np.ndarray) -> np.ndarray:
+        """From pixels 0 to 255, `[height, width, 3]` of any size, to an input of the file."""
+        known = self.facts["preprocessing"]
+        pixels = resize(crop(image, known["crop"]), known["size"])
+        if self.facts["uint8_input"]:
+            return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        mean, std = (np.array(known[name], np.float32) for name in ("mean", "std"))
+        return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def crop(image: np.ndarray, share: float) -> np.ndarray:
+    """The centre square that covers a share of the shorter side."""
+    sides = np.array(image.shape[:2])
+    extent = max(int(np.rint(np.float32(sides.min()) * np.float32(share))), 1)
+    top, left = (sides - extent) // 2
+    return image[top : top + extent, left : left + extent]
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """A square image of another size, bilinear and antialiased as `tf.image.resize`."""
+    side = len(image)
+    if side == size:
+        return image
+    step = side / size
+    centres = (np.arange(size) + 0.5) * step
+    distance = np.abs(np.arange(side) + 0.5 - centres[:, None]) / max(step, 1)
+    weights = np.maximum(1 - distance, 0)
+    weights /= weights.sum(1, keepdims=True)
+    rows = np.tensordot(weights, image.astype(np.float64), (1, 0))
+    return np.tensordot(weights, rows, (1, 1)).transpose(1, 0, 2)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits `[batch, classes]`, in float64."""
+    x = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return x / x.sum(1, keepdims=True)
+
+
+def likeliest(probabilities: np.ndarray, classes, top) -> list[list[tuple[str, float]]]:
+    """The `top` classes of each row with their probabilities, see `Runner.predict`."""
+    if top is not None and (not isinstance(top, int) or top < 1):
+        raise ValueError(f"top must be a positive integer or None, got {top!r}")
+    count = probabilities.shape[1]
+    classes = classes or [str(number) for number in range(count)]
+    if len(classes) != count:
+        raise ValueError(f"{count} predictions per image do not match {len(classes)} classes")
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [[(classes[i], float(row[i])) for i in best] for row, best in zip(probabilities, order)]
+
+
+def _load_openvino(path, threads, batch_size):
+    sys.modules.setdefault("openvino_telemetry", None)  # no usage statistics are sent
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(f"{path} needs openvino: pip install openvino") from error
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} cannot be read with {path.with_suffix('.bin').name} beside it: "
+            f"{str(error).strip().splitlines()[-1]}"
+        ) from error
+    facts = {}
+    if model.has_rt_info(["irnet_tf"]):
+        facts = json.loads(model.get_rt_info(["irnet_tf"]).astype(str))
+    _check_facts(path, facts)
+    shape = model.input(0).get_partial_shape()
+    shape[0] = batch_size
+    model.reshape(shape)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16, which OpenVINO prefers where it exists
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    return lambda batch: request.infer([batch])[0], list(compiled.input(0).shape)[1:], facts
+
+
+def _load_tflite(path, threads, batch_size):
+    if batch_size != 1:
+        raise ValueError(f"batch_size must be 1 for a .tflite file, got {batch_size}")
+    file = path.read_bytes()
+    try:
+        from irnet_tf.export.lce import Device, file_facts
+
+        facts = file_facts(file)  # before Device, because a damaged file crashes the interpreter
+        device = Device(file, threads)
+    except ImportError as error:
+        raise ImportError(
+            f"{path} needs irnet_tf with Larq Compute Engine ({error}): "
+            "pip install irnet_tf[deploy]"
+        ) from error
+    except Exception as error:  # any exception of the parser of a damaged file
+        raise ValueError(f"{path} is damaged or not a .tflite file: {error!r}") from error
+    _check_facts(path, facts)
+    return device.predict, device.input_shape, facts
+
+
+def _check_facts(path, facts):
+    """Raises ValueError for missing or mistyped facts, or a `.bin` with another SHA-256."""
+    if not isinstance(facts, dict) or not facts:
+        raise ValueError(f"{path} was not written by irnet_tf: export the network with it")
+
+    def numbers(value):
+        return isinstance(value, list) and len(value) == 3 and all(map(number, value))
+
+    def number(value):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    def check(valid, name, expected, value):
+        if not valid:
+            raise ValueError(f"{path}: {name} must be {expected}, got {value!r:.80}")
+
+    def names(value):
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+    output, uint8, classes = (facts.get(name) for name in ("output", "uint8_input", "classes"))
+    check(output in ("logits", "probabilities"), "output", "'logits' or 'probabilities'", output)
+    check(isinstance(uint8, bool), "uint8_input", "true or false", uint8)
+    check(classes is None or names(classes), "classes", "a list of names", classes)
+    known = facts.get("preprocessing")
+    if known is not None:
+        check(isinstance(known, dict), "preprocessing", "an object", known)
+        size, mean, std, share = (known.get(name) for name in ("size", "mean", "std", "crop"))
+        check(type(size) is int and 0 < size <= 4096, "preprocessing.size", "1 to 4096", size)
+        check(numbers(mean), "preprocessing.mean", "three numbers", mean)
+        check(numbers(std) and min(std) > 0, "preprocessing.std", "three positive numbers", std)
+        check(number(share) and 0 < share <= 1, "preprocessing.crop", "above 0, at most 1", share)
+    if path.suffix == ".xml":
+        expected = facts.get("bin_sha256")
+        found = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
+        if found != expected:
+            raise ValueError(
+                f"{path.with_suffix('.bin')} has SHA-256 {found}, expected {expected}: it is "
+                "damaged or of another export"
+            )
+
+
+def predict_files(predict, paths: list[str], top: int) -> bool:
+    """Prints the predictions of image files and folders, and then the files that failed.
+
+    Args:
+        predict: Function of a path and `top`, such as `Runner.predict`.
+        paths: Image files and folders.
+        top: Number of classes per image.
+
+    Returns:
+        Whether all files could be read.
+
+    Raises:
+        ValueError: If a folder has no image files.
+    """
+    files = [f for path in paths for f in (image_files(path) if os.path.isdir(path) else [path])]
+    failed = []
+    for file in files:
+        try:
+            [best] = predict(file, top)
+        except (ValueError, OSError) as error:
+            failed.append(str(error))
+            continue
+        print(file)
+        for name, probability in best:
+            print(f"  {100 * probability:6.2f} %  {name}", flush=True)
+    for message in failed:
+        print(f"not read: {message}", file=sys.stderr)
+    return not failed
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `python -m zoo.runtime FILE IMAGE...`.
+
+    Args:
+        argv: Command-line arguments; None: those of this process.
+    """
+    parser = argparse.ArgumentParser("python -m zoo.runtime", description="Classes of images.")
+    parser.add_argument("network", metavar="NET", help=".xml or .tflite file")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files or folders")
+    parser.add_argument("--top", type=int, default=5, help="number of classes per image (5)")
+    options = parser.parse_args(argv)
+    if options.top < 1:
+        parser.error(f"--top must be at least 1, got {options.top}")
+    try:
+        if not predict_files(Runner(options.network).predict, options.images, options.top):
+            sys.exit(1)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"zoo.runtime: {error}")
+
+
+if __name__ == "__main__":
+    main()
