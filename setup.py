@@ -24,7 +24,6 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["irnet_tf", "irnet_tf.*", "zoo", "zoo.*"]),
-    py_modules=["irnet_runner"],
     package_data={
         "irnet_tf": ["py.typed"],
         "zoo": ["weights/*.safetensors", "results/**/*", "*.csv"],
@@ -45,7 +44,7 @@ setup(
         "filelock",
         "matplotlib",
         "pillow",
-        "platformdirs",
+        "pooch",
         "safetensors",
         "setuptools; python_version >= '3.12'",  # distutils for tensorflow-datasets 4.8
         "scikit-learn",

@@ -25,7 +25,7 @@ from irnet_tf.training.run_dir import RunDir
 from irnet_tf.training.saved_run import read_run
 from irnet_tf.training.workers import has_workers
 import zoo
-from zoo.loading import describe_network
+from zoo.loading import find_model_config
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do")
@@ -126,7 +126,7 @@ def open_all(strategy, network, weights, name, data_dir, **how):
 
     def read():
         if weights is not None:
-            describe_network(network if weights == "pretrained" else Path(weights))
+            find_model_config(network if weights == "pretrained" else Path(weights))
         return data.load(name, data_dir() if callable(data_dir) else data_dir, **how)
 
     with training.stop_all_workers(strategy, RunDir(output_dir()).reason):
@@ -135,7 +135,7 @@ def open_all(strategy, network, weights, name, data_dir, **how):
 
 def of_file(path):
     """The name of a weights file's network, and the data it was trained on, as a recipe has it."""
-    known = describe_network(path)
+    known = find_model_config(path)
     if known.network is None:
         raise ValueError(
             f"weights {path!r} do not name a network of the zoo; which model is meant?"

@@ -504,7 +504,7 @@ def test_a_tie_in_front_of_a_sign_is_plus_one():
     [
         "from irnet_tf import export; from irnet_tf.models import cifar_resnet\n"
         "export.to_openvino(cifar_resnet(20, weight_bits=32, activation_bits=32))",
-        "import irnet_runner; irnet_runner.Runner('net.xml')",
+        "from zoo.runtime import Runner; Runner('net.xml')",
     ],
     ids=["export", "runner"],
 )

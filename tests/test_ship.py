@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import zoo
 from zoo import ship as module
-from zoo.loading import describe_network
+from zoo.loading import find_model_config
 
 from tests.conftest import ROOT
 
@@ -35,8 +35,8 @@ def test_a_run_is_shipped_with_the_accuracy_that_loading_it_gives(run, tmp_path)
     assert (weights.file, weights.size) == (path.name, len(content))
     assert weights.sha256 == hashlib.sha256(content).hexdigest()
     # 356 of 360 are right, as README says of this network.
-    assert describe_network(path).results["accuracy"] == pytest.approx(356 / 360)
-    assert describe_network(path).recipe["epochs"] == 40
+    assert find_model_config(path).results["accuracy"] == pytest.approx(356 / 360)
+    assert find_model_config(path).recipe["epochs"] == 40
     result = json.loads((tmp_path / "RESULTS" / NAME / "result.json").read_text())
     assert result["shipped"]["accuracy"] == pytest.approx(356 / 360)
     for kept in ("config.json", "metrics.csv", "curves.png"):
@@ -49,7 +49,7 @@ def test_a_run_is_shipped_with_the_accuracy_that_loading_it_gives(run, tmp_path)
 
 def test_a_run_that_has_not_ended_is_refused(run):
     (run / "result.json").unlink()
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(ValueError, match="not the folder of a finished run"):
         module.ship(run)
 
 

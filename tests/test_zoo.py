@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from zoo.registration import register, register_twin
+from zoo.registry import register, register_full_precision
 
 DESIGN = {
     "digits/resnet20_bireal_1w1a",
@@ -210,5 +210,5 @@ def test_a_second_network_of_one_name_is_refused():
     with pytest.raises(ValueError, match=f"has a network '{name}' already"):
         register(name, entry.builder, {}, entry.recipe, preprocessing=entry.preprocessing)
     with pytest.raises(ValueError, match="resnet20_bireal_fp' already"):
-        register_twin(name)
+        register_full_precision(name)
     assert zoo.info(name) is entry

@@ -65,7 +65,7 @@ def test_the_table(capsys):
         unit = {"KB": 1e3, "MB": 1e6}[lines[name][4]]
         assert float(lines[name][3]) == pytest.approx(entry.weights.size / unit, rel=0.1)
         result = entry.results["result"]
-        accuracy = zoo.loading.describe_network(name).results["accuracy"]  # the file's
+        accuracy = zoo.loading.find_model_config(name).results["accuracy"]  # the file's
         assert f"{100 * accuracy:.2f}" in lines[name]
         assert f"({100 * result['best']['accuracy']:.2f})" in lines[name]
     main(["list", "digits/*"])

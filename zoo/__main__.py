@@ -1,246 +1,216 @@
-"""The zoo on the command line; `python -m zoo --help`."""
+"""The zoo on the command line. `python -m zoo COMMAND --help` lists the flags of a command."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import sys
 
-from irnet_tf import weights as weight_files
-from irnet_tf._utils import nearest
-from irnet_tf.analysis import operations
-import tensorflow as tf
-import zoo
-from zoo.facts import facts, size_text
-from zoo.loading import describe_network
-from zoo.predict import image_files
-from zoo.registry import SIZES
-
-_USAGE = """\
-python -m zoo [list] [PATTERN]            the networks as a table
-python -m zoo info NAME_OR_FILE           all that is known of one
-python -m zoo predict NAME_OR_FILE IMAGE...   classes of image files and folders
-python -m zoo verify [NAME...]            accuracies of the shipped weights, measured again
-python -m zoo export NAME_OR_FILE ...     a file for a device
-python -m zoo sizes                       measure parameters and sizes anew, for the table
-python -m zoo ship RUN                    take a finished run's weights into the package
-
-`python -m zoo COMMAND --help` has the flags of each."""
+_COMMANDS = {
+    "list": "networks as a table (the default command)",
+    "info": "all that is known about a network or a weights file",
+    "predict": "classes of image files and folders",
+    "verify": "evaluate the shipped weights again and compare with the stated accuracies",
+    "export": "write a network as a file for a device",
+    "sizes": "measure parameters, sizes and operations of all networks again",
+    "ship": "copy the weights and results of a finished run into the package",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Do what the command line says.
+    """Run a command.
 
     Args:
-        argv: what follows `python -m zoo`; None: of this process.
+        argv: Command-line arguments; None: those of this process.
 
     Raises:
-        SystemExit: with one line, if that is not as it should be; with 1 if `verify` found an
-            accuracy that is not as stated.
+        SystemExit: With a message if a command fails; with code 1 if `verify` finds another
+            accuracy or `predict` could not read a file.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    command, rest = (argv[0], argv[1:]) if argv else ("list", [])
-    if command in ("-h", "--help", "help"):
-        print(f"{__doc__}\n\n{_USAGE}")
-        return
+    options = _parser().parse_args((sys.argv[1:] if argv is None else argv) or ["list"])
     try:
-        if command == "export":
-            from zoo.export import main as export
-
-            export(rest)
-        elif command in _COMMANDS:
-            _COMMANDS[command](rest)
-        elif any(letter in command for letter in "*?/"):
-            _list(argv)
-        else:
-            raise ValueError(
-                f"unknown command {command!r}; {nearest(command, (*_COMMANDS, 'export'))} "
-                "`python -m zoo --help` explains them"
-            )
-    except BrokenPipeError:  # an OSError, too
+        globals()[f"_{options.command}"](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"zoo: {error}")
 
 
-def _parser(command, text):
-    return argparse.ArgumentParser(f"python -m zoo {command}", description=text, allow_abbrev=False)
+def _parser():
+    parser = argparse.ArgumentParser("python -m zoo", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = {
+        name: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        for name, text in _COMMANDS.items()
+    }
+    network = {"metavar": "NAME_OR_FILE", "help": "name of a network, or a weights file"}
+    data_dir = {"help": "folder of the data, as in train.py"}
+    add["list"].add_argument("pattern", nargs="?", help="such as cifar10 or '*_1w1a'")
+    add["info"].add_argument("network", **network)
+    add["predict"].add_argument("network", **network)
+    add["predict"].add_argument("images", metavar="IMAGE", nargs="+", help="image files or folders")
+    add["predict"].add_argument("--top", type=_positive, default=5, help="classes per image (5)")
+    add["verify"].add_argument("names", metavar="NAME", nargs="*", help="default: all with weights")
+    add["verify"].add_argument("--data_dir", **data_dir)
+    add["ship"].add_argument("run", metavar="RUN", help="run folder")
+    add["ship"].add_argument("--data_dir", **data_dir)
+    flag = add["export"].add_argument
+    flag("network", **network)
+    flag("--output", required=True, help="F.tflite or F.xml; the reports go to the same folder")
+    flag("--format", choices=["lce", "openvino"], help="default: by the suffix of --output")
+    flag(
+        "--form", choices=["auto", "binary", "int8"], default="auto", help="form of OpenVINO files"
+    )
+    flag("--weights", default="pretrained", help="weights file, 'pretrained', or 'none' (random)")
+    flag("--uint8_input", action="store_true", help="take pixels and normalise them in the file")
+    flag("--num_classes", type=_positive, help="number of classes, for random weights")
+    flag("--input_shape", type=_shape, help="height,width,channels; default: the network's")
+    flag("--mean", type=_floats, help="mean per channel of images in 0 to 1, if not in the network")
+    flag("--std", type=_floats, help="standard deviation per channel, if not in the network")
+    flag("--validation_split", type=float, help="as in train.py, for data without test images")
+    flag("--data_dir", help="folder of test images to compare on; default: digits or noise")
+    flag("--images", type=_positive, default=64, help="number of images to compare on (64)")
+    return parser
 
 
-def _list(argv):
-    parser = _parser("list", "The networks as a table: accuracies in %, the paper's and ours.")
-    parser.add_argument("pattern", nargs="?", help="such as 'cifar10/*' or '*_1w1a'")
-    pattern = parser.parse_args(argv).pattern
-    names = zoo.list_models(pattern)
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
+    return number
+
+
+def _shape(text):
+    shape = tuple(_positive(side) for side in text.split(","))
+    if len(shape) != 3:
+        raise argparse.ArgumentTypeError(f"must be height,width,channels, got {text}")
+    return shape
+
+
+def _floats(text):
+    numbers = [float(number) for number in text.split(",")]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"must be finite numbers, got {text}")
+    return numbers
+
+
+def _list(options):
+    import zoo
+    from zoo.facts import size_text
+    from zoo.registry import suggestions
+
+    names = zoo.list_models(options.pattern)
     if not names:
-        raise ValueError(f"no network is like {pattern!r}; {nearest(pattern, zoo.list_models())}")
+        raise ValueError(f"no network matches {options.pattern!r}; {suggestions(options.pattern)}")
     row = "{:32} {:>5} {:>6} {:>8}  {:>5}  {:>14}  {}".format
     print(
-        "Top-1 accuracy in %: the paper's (of larq_zoo: that of their weights), and ours after the "
-        "last epoch (and in the best)."
+        "W/A: bits of weights and activations. params: all parameters. paper: top-1 accuracy in %"
     )
+    print("in the paper (larq_zoo: of larq-zoo's weights). ours: last epoch (best epoch).\n")
     print(row("network", "W/A", "params", "size", "paper", "ours", "weights, or how to train them"))
     for name in names:
         entry = zoo.info(name)
-        print(
-            row(
-                name,
-                entry.bits,
-                f"{entry.parameters / 1e6:.2f}M",
-                size_text(entry.packed_size),
-                "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}",
-                *_ours(entry),
-            )
-        )
+        accuracy, weights = "-", f"python train.py --model={name}"
+        if entry.pretrained is not None:
+            weights = "larq-zoo's, downloaded by zoo.load"
+        elif entry.results:
+            result, identity = entry.results["result"], entry.results["config"]["identity"]
+            last, best = (100 * result[part]["accuracy"] for part in ("shipped", "best"))
+            accuracy = f"{last:.2f} ({best:.2f})"
+            epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
+            weights = f"{entry.weights.file}, {epochs} epochs, {data}"
+        paper = "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}"
+        parameters = f"{entry.sizes['parameters'] / 1e6:.2f}M"
+        size = size_text(entry.sizes["packed_size"])
+        print(row(name, entry.bits, parameters, size, paper, accuracy, weights))
 
 
-def _ours(entry):
-    """Our accuracy, and what made it or could."""
-    if entry.pretrained is not None:
-        return "-", "larq-zoo's, which zoo.load downloads"
-    if not entry.results:
-        return "-", f"python train.py --model={entry.name}"
-    result = entry.results["result"]
-    shipped = result.get("shipped", result["final"])  # the last epoch's weights, in float32
-    last, best = 100 * shipped["accuracy"], 100 * result["best"]["accuracy"]
-    identity = entry.results["config"]["identity"]
-    epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
-    return f"{last:.2f} ({best:.2f})", f"{entry.weights.file}, {epochs} epochs, {data}"
+def _info(options):
+    import zoo
+    from zoo.facts import config_facts, facts
+    from zoo.loading import find_model_config
 
-
-def _info(argv):
-    parser = _parser("info", "All that is known of a network of the zoo, or of a weights file.")
-    parser.add_argument("name", metavar="NAME_OR_FILE")
-    name = parser.parse_args(argv).name
-    known = describe_network(name)
-    arguments = ", ".join(f"{key}={value!r}" for key, value in known.arguments.items())
-    lines = {
-        "network": known.network,
-        "builder": f"{known.builder}({arguments})",
-        "expects": known.preprocessing and f"images: {known.preprocessing}",
-        "classes": known.classes
-        and f"{len(known.classes)}: {', '.join(known.classes[:20])}"
-        + (" ..." if len(known.classes) > 20 else ""),
-        "trained on": known.data and known.data.get("name"),
-        "results": known.results and _pairs(known.results),
-        "training": known.training and _pairs(known.training),
-        "seed": known.seed,
-        "recipe": known.recipe and _pairs(known.recipe),
-        "began with": known.initialized_from and f"weights {known.initialized_from}",
-    }
-    if name in zoo.list_models():
-        entry = zoo.info(name)
-        whole = {f"recipe {title}": str(recipe) for title, recipe in entry.recipes.items()}
-        for title in ("expects", "trained on", "results", "training", "seed", "recipe"):
-            lines.pop(title)  # of the file; the entry knows more
-        lines |= facts(entry) | whole
-    for title, text in lines.items():
-        if text is not None:
+    known = config_facts(find_model_config(options.network))
+    if options.network in zoo.list_models():
+        known = {title: known.get(title) for title in ("network", "builder", "classes")}
+        known |= facts(zoo.info(options.network))
+    for title, text in known.items():
+        if text:
             print(f"{title:16} {text}")
 
 
-def _pairs(values):
-    return ", ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+def _predict(options):
+    import zoo
+    from zoo.runtime import Runner, predict_files
 
+    if options.network.endswith((".xml", ".tflite")):
+        predict = Runner(options.network).predict
+    else:
+        model = zoo.load(options.network)
 
-def _predict(argv):
-    parser = _parser("predict", "The likeliest classes of images, with their probabilities.")
-    parser.add_argument("name", metavar="NAME_OR_FILE")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG or PNG files, or folders")
-    parser.add_argument("--top", type=int, default=5, help="how many classes an image (5)")
-    options = parser.parse_args(argv)
-    files = [
-        file
-        for path in options.images
-        for file in (image_files(path) if os.path.isdir(path) else [path])
-    ]
-    found = zoo.predict(options.name, files, options.top)
-    for file, best in zip(files, found):
-        print(file)
-        for name, probability in best:
-            print(f"  {100 * probability:6.2f} %  {name}")
+        def predict(image, top):
+            return zoo.predict(model, image, top)
 
-
-def _verify(argv):
-    parser = _parser("verify", "Accuracies of the shipped weights, on all test images.")
-    parser.add_argument("names", metavar="NAME", nargs="*", help="all with weights if not given")
-    parser.add_argument("--data_dir", help="where the data is, as of train.py")
-    options = parser.parse_args(argv)
-    names = options.names or [n for n in zoo.list_models(pretrained=True) if zoo.info(n).weights]
-    for name in names:
-        if zoo.info(name).weights is None:
-            raise ValueError(f"{name!r} comes with no weights that could be verified")
-    if not all([_verify_one(name, options.data_dir) for name in names]):
+    if not predict_files(predict, options.images, options.top):
         sys.exit(1)
 
 
-def _verify_one(name, data_dir) -> bool:
+def _verify(options):
     from irnet_tf import data, evaluation
+    import tensorflow as tf
+    import zoo
+    from zoo.loading import find_model_config
 
-    entry = zoo.info(name)
-    known = describe_network(name)
-    stated, on = known.results["accuracy"], known.data["name"]
-    try:
-        needs_folder = entry.recipe.data != "digits"
-        images = data.load(entry.recipe.data, data_dir if needs_folder else None)
-    except (ValueError, OSError) as error:
-        print(f"{name}: not verified, for want of {on}: {error}", flush=True)
-        return False
-    with tf.device("CPU:0"):  # whose sums the stated accuracy is of, to the image
-        result = evaluation.evaluate(zoo.load(name), images)
-    count = result["images"]
-    right = round(result["accuracy"] * count) == round(stated * count)
-    verdict = "as stated" if right else f"stated is {stated:.2%} on {on}"
-    print(
-        f"{name}: {result['accuracy']:.2%} of {count} test images of {images.name}, {verdict}",
-        flush=True,
-    )
-    return right and images.name == on and count == images.test.num_examples
+    equal = True
+    names = options.names or [n for n in zoo.list_models(pretrained=True) if zoo.info(n).weights]
+    for name in names:
+        entry = zoo.info(name)
+        if entry.weights is None:
+            raise ValueError(f"{name!r} has no weights to verify")
+        config = find_model_config(name)
+        stated, on = config.results["accuracy"], config.data["name"]
+        source = entry.recipe.data
+        images = data.load(source, None if source == "digits" else options.data_dir)
+        with tf.device("CPU:0"):  # GPUs add in another order
+            result = evaluation.evaluate(zoo.load(name), images)
+        count = result["images"]
+        same = (images.name, round(result["accuracy"] * count)) == (on, round(stated * count))
+        verdict = "as stated" if same else f"but stated is {stated:.2%} on {on}"
+        print(f"{name}: {result['accuracy']:.2%} of {count} images of {images.name}, {verdict}")
+        equal = equal and same
+    if not equal:
+        sys.exit(1)
 
 
-def _ship(argv):
+def _export(options):
+    from zoo.export import export
+
+    export(options)
+
+
+def _ship(options):
     from zoo.ship import ship
 
-    parser = _parser("ship", "Take a finished run's weights into the package.")
-    parser.add_argument("run", metavar="RUN", help="its folder")
-    parser.add_argument("--data_dir", help="where the data is, as of train.py")
-    options = parser.parse_args(argv)
-    print(f"the network's entry says:\n    weights={ship(options.run, options.data_dir)}")
+    print(f"put into the network's entry:\n    weights={ship(options.run, options.data_dir)}")
 
 
-def _sizes(argv):
-    _parser("sizes", "Measure parameters, sizes and operations of all networks anew.").parse_args(
-        argv
-    )
+def _sizes(options):
+    import zoo
+    from zoo.facts import measure
+    from zoo.registry import SIZES
+
     with open(SIZES, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["network", "parameters", "packed_size", "one_bit", "float"])
-        for name in zoo.list_models():
-            writer.writerow([name, *measure(name).values()])
-            tf.keras.backend.clear_session()
+        for number, name in enumerate(zoo.list_models()):
+            sizes = measure(name)
+            if not number:
+                writer.writerow(["network", *sizes])
+            writer.writerow([name, *sizes.values()])
     print(f"written: {SIZES}")
 
-
-def measure(name: str) -> dict[str, int]:
-    """Of a network `parameters`, bytes of the tensors in its weights file (`packed_size`), and
-    operations an image (`one_bit`, `float`)."""
-    model = zoo.load(name, None)
-    return {
-        "parameters": model.count_params(),
-        "packed_size": weight_files.packed_size(model),
-        **operations(model),
-    }
-
-
-_COMMANDS = {
-    "list": _list,
-    "info": _info,
-    "predict": _predict,
-    "verify": _verify,
-    "ship": _ship,
-    "sizes": _sizes,
-}
 
 if __name__ == "__main__":
     main()

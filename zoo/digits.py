@@ -23,8 +23,8 @@ resnet20_bireal_1w1a = register(
     preprocessing=DIGITS,
     weights=Weights(
         "digits_resnet20_bireal_1w1a.safetensors",
-        "ccbec62eac6c42dbb923eafc50af94e6fd83c05bcef5b60967e5031dcbaa0cb2",
-        54_720,
+        "83c6ba125b4393d1888081781826661fcf085aa62e9222a3c7e26b97c0114ec4",
+        55_392,
     ),
 )
 resnet20_bireal_fp = register_full_precision("digits/resnet20_bireal_1w1a")

@@ -71,9 +71,7 @@ def _download(url, path, sha256, size):
         raise ValueError(f"IRNET_TF_WEIGHTS_URL must start with http:// or https://, got {url!r}")
     user, _, password = map(unquote, credentials.partition(":"))
     bar = Progress(desc=path.name, unit="B", unit_scale=True, disable=None)
-    downloader = pooch.HTTPDownloader(
-        bar, _CHUNK, auth=(user, password) if credentials else None
-    )
+    downloader = pooch.HTTPDownloader(bar, _CHUNK, auth=(user, password) if credentials else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with bar, filelock.FileLock(path.with_name(f".{path.name}.lock")):

@@ -1,28 +1,62 @@
-"""What is known of a network of the zoo, in words; for the command line and the site's cards."""
+"""Facts about a network as text, for `python -m zoo info` and the documentation."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 
+from irnet_tf import weights
+from irnet_tf.analysis import operations
+from irnet_tf.model_config import ModelConfig
 from irnet_tf.training.config import recipe_of
+import tensorflow as tf
+from zoo.loading import load
 from zoo.registry import Entry
 
-_NOT_GIVEN = object()
+
+def measure(name: str) -> dict[str, int]:
+    """The columns of `sizes.csv` for a network, see `Entry.sizes`."""
+    tf.keras.backend.clear_session()
+    model = load(name, None)
+    return {
+        "parameters": model.count_params(),
+        "trainable": sum(int(w.shape.num_elements()) for w in model.trainable_weights),
+        "packed_size": weights.packed_size(model),
+        **operations(model),
+    }
+
+
+def config_facts(config: ModelConfig) -> dict[str, str | None]:
+    """Titles and texts about a weights file, from its model config."""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in config.arguments.items())
+    classes = config.classes
+    return {
+        "network": config.network,
+        "builder": f"{config.builder}({arguments})",
+        "preprocessing": config.preprocessing and str(config.preprocessing),
+        "classes": classes
+        and f"{len(classes)}: {', '.join(classes[:20])}{' ...' if len(classes) > 20 else ''}",
+        "trained on": config.data and config.data.get("name"),
+        "results": _pairs(config.results),
+        "run": _pairs({**(config.training or {}), "seed": config.seed}),
+        "recipe": _pairs(config.recipe),
+        "initialised from": config.initialized_from,
+    }
 
 
 def facts(entry: Entry) -> dict[str, str]:
-    """From a title to what is known; only what is."""
-    operations = entry.operations
+    """Titles and texts about a network of the zoo."""
+    sizes = entry.sizes
     lines = {
         "W/A": f"{entry.bits} bit",
-        "images": str(entry.preprocessing),
-        "parameters": f"{entry.parameters:,}; {size_text(entry.packed_size)} in a weights file",
-        "operations": f"{_millions(operations['one_bit'])} 1-bit, {_millions(operations['float'])} "
-        "float an image (a multiplication and an addition count as one)",
+        "preprocessing": str(entry.preprocessing),
+        "parameters": f"{sizes['parameters']:,} ({sizes['trainable']:,} trainable), "
+        f"{size_text(sizes['packed_size'])} in a weights file",
+        "operations": f"{_millions(sizes['one_bit'])} 1-bit, {_millions(sizes['float'])} float per "
+        "image (a multiplication with its addition is one operation)",
         "paper" if entry.pretrained is None else "larq-zoo's weights": entry.paper
         and _accuracies(*entry.paper),
-        **_of_the_run(entry),
+        **_run_facts(entry),
         "file": entry.weights
         and f"{entry.weights.file}, {entry.weights.size:,} bytes, SHA-256 {entry.weights.sha256}",
         **{f"recipe {name}": _recipe(recipe) for name, recipe in entry.recipes.items()},
@@ -33,7 +67,7 @@ def facts(entry: Entry) -> dict[str, str]:
 
 
 def command(entry: Entry) -> str:
-    """The command line that repeats the run of the shipped weights, or would begin one."""
+    """The command that repeats the run of the shipped weights, or trains new ones."""
     parts = [f"python train.py --model={entry.name}"]
     recipe = entry.recipe
     if entry.results:
@@ -43,8 +77,7 @@ def command(entry: Entry) -> str:
         nearest = min(changes, key=lambda name: len(changes[name]))
         flags = {} if nearest == "paper" else {"recipe": nearest}
         flags |= changes[nearest] | _changed_arguments(entry, identity["arguments"])
-        flags |= {"seed": identity["seed"]}
-        flags |= {} if identity["ede"] else {"ede": "off"}
+        flags |= {"seed": identity["seed"]} | ({} if identity["ede"] else {"ede": "off"})
         parts += [f"--{name}={_text(value)}" for name, value in flags.items()]
     if recipe.data != "digits":
         parts.append("--data_dir=D")
@@ -52,49 +85,38 @@ def command(entry: Entry) -> str:
 
 
 def size_text(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in KB or MB."""
     return f"{count / 1e6:.2f} MB" if count > 1e6 else f"{count / 1e3:.0f} KB"
 
 
-def _of_the_run(entry):
+def _run_facts(entry):
     if not entry.results:
         return {}
     result, config = entry.results["result"], entry.results["config"]
     identity, machine = config["identity"], config["machine"]
-    shipped = {**result["final"], **result.get("shipped", {})}  # the last epoch's, in float32
-    best = result["best"]
-    many = len(identity["data"]["classes"]) > 5
+    shipped, best, data = result["shipped"], result["best"], identity["data"]
+    top5 = shipped["top5"] if len(data["classes"]) > 5 else None
+    seconds = result["seconds"]
+    time = f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
+    gpus = sum("GPU" in device for device in machine["devices"])
+    processor = machine.get("processor", machine["platform"])
     return {
-        "ours": f"{_accuracies(shipped['accuracy'], shipped['top5'] if many else None)} after the "
-        f"last epoch, {100 * best['accuracy']:.2f} % in the best; one run, seed "
-        f"{identity['seed']}",
-        "trained on": f"{identity['data']['name']}: {identity['data']['train_images']:,} images, "
-        f"tested on {identity['data']['test_images']:,}",
-        "recipe, as run": _recipe(recipe_of(identity)),
-        "training": f"{_hours(result['seconds'])}, {_machine(machine)}, TensorFlow "
+        "ours": f"{_accuracies(shipped['accuracy'], top5)} after the last epoch, "
+        f"{100 * best['accuracy']:.2f} % in the best; one run, seed {identity['seed']}",
+        "trained on": f"{data['name']}: {data['train_images']:,} training and "
+        f"{data['test_images']:,} test images",
+        "recipe of the run": _recipe(recipe_of(identity)),
+        "run": f"{time}, {processor}{f', {gpus} GPU(s)' if gpus else ''}, TensorFlow "
         f"{config['versions']['tensorflow']}",
         "repeat": command(entry),
     }
 
 
-def _hours(seconds):
-    return f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
-
-
-def _machine(machine):
-    """From config.json; old runs do not say which processor it was."""
-    text = machine["platform"]
-    if "processor" in machine:
-        text = f"{machine['cores']} core(s) of {machine['processor']}"
-    gpus = sum("GPU" in device for device in machine["devices"])
-    return f"{text}, {gpus} GPU(s)" if gpus else text
-
-
 def _changes(known, recipe):
-    """Fields of a run's recipe that differ from a known one's."""
+    """Fields in which a run's recipe differs from a recipe of the entry."""
     ours, theirs = dataclasses.asdict(recipe), dataclasses.asdict(known)
     differing = {name: value for name, value in ours.items() if value != theirs[name]}
-    if differing.get("batch_size") and known.scale_lr_with_batch and recipe.scale_lr_with_batch:
+    if "batch_size" in differing and known.scale_lr_with_batch and recipe.scale_lr_with_batch:
         differing |= {name: ours[name] for name in ("learning_rate", "warmup_start_lr")}
     return differing
 
@@ -102,29 +124,32 @@ def _changes(known, recipe):
 def _changed_arguments(entry, arguments):
     """Arguments of a run that are neither the entry's nor the builder's defaults."""
     parameters = inspect.signature(entry.builder).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    own = {**defaults, **entry.arguments}
+    usual = {name: parameter.default for name, parameter in parameters.items()}
+    usual |= entry.arguments
     return {
         name: value
         for name, value in arguments.items()
-        if name != "num_classes" and _text(own.get(name, _NOT_GIVEN)) != _text(value)
+        if name != "num_classes" and _text(usual[name]) != _text(value)
     }
 
 
 def _recipe(recipe):
+    shown = ("data", "epochs", "batch_size", "learning_rate", "scale_lr_with_batch")
     changed = {
-        field.name: value
+        field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
-        if (value := getattr(recipe, field.name)) != field.default
-        and field.name
-        not in ("data", "epochs", "batch_size", "learning_rate", "scale_lr_with_batch")
+        if getattr(recipe, field.name) != field.default and field.name not in shown
     }
     changed |= {name: getattr(recipe, name) for name in ("weight_decay", "t_min", "t_max")}
     rest = "".join(f", {name} {_text(value)}" for name, value in changed.items())
     return (
-        f"{recipe.epochs} epochs of {recipe.data}, batch {recipe.batch_size}, rate "
+        f"{recipe.epochs} epochs of {recipe.data}, batch {recipe.batch_size}, learning rate "
         f"{recipe.learning_rate:g}{rest}"
     )
+
+
+def _pairs(values):
+    return values and ", ".join(f"{k} {v}" for k, v in values.items() if v is not None)
 
 
 def _accuracies(top1, top5=None):

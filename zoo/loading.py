@@ -123,8 +123,8 @@ def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
     ):
         if weights not in ("pretrained", None):
             raise ValueError(
-                f"{os.fspath(name)!r} is a weights file, weights={os.fspath(weights)!r} is a second "
-                "one: leave one out"
+                f"{os.fspath(name)!r} is a weights file already, got a second one in weights: "
+                f"{os.fspath(weights)!r}"
             )
         return None, None if weights is None else name
     entry = info(name)

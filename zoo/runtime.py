@@ -21,7 +21,7 @@ import sys
 import threading
 
 import numpy as np
-from zoo.images import image_files, rgb_batches
+from zoo.images import image_files, read_image, rgb_batches
 
 
 class Runner:
@@ -237,7 +237,7 @@ def _check_facts(path, facts):
         check(numbers(mean), "preprocessing.mean", "three numbers", mean)
         check(numbers(std) and min(std) > 0, "preprocessing.std", "three positive numbers", std)
         check(number(share) and 0 < share <= 1, "preprocessing.crop", "above 0, at most 1", share)
-    if path.suffix == ".xml":
+    if path.suffix == ".xml" and "bin_sha256" in facts:
         expected = facts.get("bin_sha256")
         found = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
         if found != expected:
@@ -251,7 +251,7 @@ def predict_files(predict, paths: list[str], top: int) -> bool:
     """Prints the predictions of image files and folders, and then the files that failed.
 
     Args:
-        predict: Function of a path and `top`, such as `Runner.predict`.
+        predict: Function of pixels and `top`, such as `Runner.predict`.
         paths: Image files and folders.
         top: Number of classes per image.
 
@@ -265,10 +265,11 @@ def predict_files(predict, paths: list[str], top: int) -> bool:
     failed = []
     for file in files:
         try:
-            [best] = predict(file, top)
+            pixels = read_image(file)
         except (ValueError, OSError) as error:
             failed.append(str(error))
             continue
+        [best] = predict(pixels, top)
         print(file)
         for name, probability in best:
             print(f"  {100 * probability:6.2f} %  {name}", flush=True)

@@ -1,4 +1,4 @@
-"""From a finished run to what the zoo ships: weights, and the run that made them."""
+"""Copies a finished run into the package: weights, results, curves."""
 
 from __future__ import annotations
 
@@ -13,33 +13,31 @@ from irnet_tf import data, evaluation
 from irnet_tf._utils import write_atomically
 from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import save_weights
-from zoo.fetch import PACKAGE_FOLDER
+from zoo.download import PACKAGE_FOLDER
 from zoo.loading import load
 from zoo.registry import RESULTS, Weights
-
-KEPT = ("config.json", "metrics.csv", "curves.png")
 
 
 def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> Weights:
     """Copy a finished run into the package.
 
-    The last epoch's weights are shipped, which no test image has chosen. Their accuracy is measured
-    again with the file loaded as anyone loads it: in float32, whatever the training computed in.
+    Takes the weights of the last epoch, which no test image has selected. Their accuracy is
+    measured again in float32.
 
     Args:
-        run: the run folder of a network of the zoo.
-        data_dir: as of `irnet_tf.data.load`.
+        run: Run folder of a network of the zoo.
+        data_dir: Folder of the data, see `irnet_tf.data.load`.
 
     Returns:
-        What the network's entry is to say of its weights.
+        The `weights` of the network's entry.
 
     Raises:
-        ValueError: if the run is not finished, or was not trained on this data.
-        OSError: if something cannot be read or written.
+        ValueError: If the run is not finished or was trained on other data.
+        OSError: If a file cannot be read or written.
     """
     run = Path(run)
     if not (run / "result.json").is_file():
-        raise ValueError(f"{run} has no result.json: it is no run folder, or not finished")
+        raise ValueError(f"{run} has no result.json: it is not the folder of a finished run")
     identity = json.loads((run / "config.json").read_text())["identity"]
     images = data.load(identity["recipe"]["data"], data_dir)
     if images.name != identity["data"]["name"]:
@@ -47,21 +45,18 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> W
     model = load(run / "final.safetensors")
     result = evaluation.evaluate(model, images)
     results = {name: result[name] for name in ("accuracy", "top5", "loss")}
-    description = dataclasses.replace(
+    config = dataclasses.replace(
         get_model_config(model),
-        network=identity["network"],
-        recipe=identity["recipe"],
-        data=identity["data"],
-        seed=identity["seed"],
+        **{name: identity[name] for name in ("network", "recipe", "data", "seed")},
         results=results,
     )
     name = identity["network"].replace("/", "_")
     path = PACKAGE_FOLDER / f"{name}.safetensors"
-    save_weights(set_model_config(model, description), path)
+    save_weights(set_model_config(model, config), path)
     folder = RESULTS / name
     folder.mkdir(exist_ok=True)
-    for kept in KEPT:
-        shutil.copyfile(run / kept, folder / kept)
+    for file in ("config.json", "metrics.csv", "curves.png"):
+        shutil.copyfile(run / file, folder / file)
     summary = {**json.loads((run / "result.json").read_text()), "shipped": results}
     write_atomically(folder / "result.json", json.dumps(summary, indent=2) + "\n")
     content = path.read_bytes()
