@@ -1,10 +1,10 @@
-"""Predictions in one line, and what is said of images that are not normalised."""
+"""Predictions of images in every form, from one thread and many."""
 
-import sys
+from concurrent.futures import ThreadPoolExecutor
 import warnings
 
 from irnet_tf import data
-from irnet_tf.model_config import get_model_config, set_model_config
+from irnet_tf.model_config import ModelConfig, get_model_config, set_model_config
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
 import numpy as np
@@ -12,7 +12,8 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 import zoo
-from zoo.predict import image_files
+from zoo import images as image_module
+from zoo.images import image_files, read_image
 
 NAME = "digits/resnet20_bireal_1w1a"
 
@@ -85,11 +86,11 @@ def test_grey_images_and_pillows_and_many_in_a_list(model, digits):
     assert len(zoo.predict(model, (image for image in images[:37]))) == 37
 
 
-def test_values_that_are_no_pixels_are_warned_of(model, digits):
+def test_warnings_about_values_that_are_not_pixels(model, digits):
     images = digits[0][:2]
     wrong = {
         "from 0 to 1, .* multiply": images / np.float32(255),
-        "before they are normalised": DIGITS.normalise(images),
+        "pass them unnormalised": DIGITS.normalise(images),
         "from 0 to 256": np.full((2, 8, 8, 3), 256) * [0, 1, 1],
         "multiply": images > 127,
     }
@@ -148,86 +149,97 @@ def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, 
     np.testing.assert_array_equal(again.predict(images, verbose=0), small)
 
 
-def test_images_that_are_not_normalised_are_warned_of(model, digits):
-    images = digits[0][:2]
-    ready = zoo.preprocess_input(images, NAME).numpy()
-    wrong = {
-        "are uint8": images,
-        "from 0 to 255": images.astype("float32"),
-        "between 0 and 1": images / np.float32(255),
-        "images are uint8": tf.data.Dataset.from_tensors(images),
-    }
-    for match, x in wrong.items():
-        with pytest.warns(UserWarning, match=match):
-            model.predict(x, verbose=0)
-    with pytest.warns(UserWarning, match="include_preprocessing"):
-        model.predict_on_batch(images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.predict(ready, verbose=0)
-        model.predict(tf.data.Dataset.from_tensors(ready), verbose=0)
-        found = model.predict_on_batch(ready)
-    np.testing.assert_allclose(found, model(ready), rtol=1e-4, atol=1e-4)
-
-
 def test_decoding(model):
     logits = np.log([[0.2] + [0.1] * 7 + [0.06, 0.04]])
     [best] = zoo.decode_predictions(logits, NAME, top=None)
     assert [name for name, _ in best] == list("0123456789")
     assert [p for _, p in best] == pytest.approx([0.2] + [0.1] * 7 + [0.06, 0.04])
     assert zoo.decode_predictions(logits, model, top=2) == [best[:2]]
-    with pytest.raises(ValueError, match="3 predictions an image for 10 classes"):
+    with pytest.raises(ValueError, match="3 predictions per image do not match 10 classes"):
         zoo.decode_predictions(np.zeros((1, 3)), NAME)
     for top in (0, -1, 1.5):
         with pytest.raises(ValueError, match="top must be"):
             zoo.decode_predictions(logits, NAME, top=top)
 
 
+def test_predictions_from_many_threads(model):
+    """Keras's eager kernels crash or compute wrong results."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (40, 30, 3), np.uint8) for _ in range(8)]
+    expected = [zoo.predict(model, image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: zoo.predict(model, images[i % 8]), range(200)))
+    assert found == expected * 25
+
+
+def test_orientation_and_transparency(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:10, :15] = 255  # top left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
+    alpha = np.dstack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4), [0, 255, 0, 51], np.uint8)])
+    Image.fromarray(alpha, "RGBA").save(tmp_path / "alpha.png")
+    found = read_image(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(found[0], [[255] * 3, [0] * 3, [255] * 3, [204] * 3])
+
+
+@pytest.mark.parametrize("suffix", ["webp", "bmp", "tiff", "gif", "png", "jpg"])
+def test_formats(model, digits, tmp_path, suffix):
+    image = Image.fromarray(digits[0][0])
+    image.save(tmp_path / f"digit.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    (tmp_path / "._digit.png").write_bytes(b"hidden")
+    [[(name, _)]] = zoo.predict(model, tmp_path, top=1)
+    assert name == str(digits[1][0])
+    if suffix != "jpg":
+        np.testing.assert_array_equal(read_image(tmp_path / f"digit.{suffix}"), digits[0][0])
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
-def test_files_that_are_no_images(model, tmp_path, content):
+def test_files_that_are_not_images(model, tmp_path, content):
     bad = tmp_path / "bad.png"
     bad.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad.png' cannot be read as an image"):
         zoo.predict(model, bad)
 
 
-def test_what_is_no_image(model, tmp_path, monkeypatch):
+def test_values_that_are_not_images(model, tmp_path, monkeypatch):
     shapes = (2,), (1, 0, 5, 3), (2, 2, 4), (5, 28, 28)
-    for images in (*map(np.zeros, shapes), 3, b"image", [("image", 3)], {"image": 3}):
-        with pytest.raises((ValueError, FileNotFoundError), match="images must be|'image'"):
-            zoo.predict(model, images)
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
-    for images in (pixels[0].tolist(), tf.data.Dataset.from_tensors((pixels, [1]))):
+    for images in (*map(np.zeros, shapes), 3, b"image", tf.constant(["a.png"])[0]):
+        with pytest.raises(ValueError, match="images must be"):
+            zoo.predict(model, images)
+    for images in (pixels[0].tolist(), [("image", 3)], tf.data.Dataset.from_tensors((pixels, [1]))):
         with pytest.raises(ValueError, match="images must be paths or arrays.*labels out"):
             zoo.predict(model, images)
-    with pytest.raises(ValueError, match="not finite"):
-        zoo.predict(model, np.full((2, 2, 3), np.nan))
-    with pytest.raises(ValueError, match="no images"):
-        zoo.predict(model, [])
-    with pytest.raises(ValueError, match="holds no .jpg"):
-        zoo.predict(model, tmp_path)
+    for images, match in (
+        (np.full((2, 2, 3), np.nan), "not finite"),
+        ([], "images is empty"),
+        (tmp_path, "has no image files"),
+        ("/dev/zero", "not a regular file"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            zoo.predict(model, images)
     with pytest.raises(FileNotFoundError):
         zoo.predict(model, tmp_path / "x.png")
     Image.new("RGB", (60, 50)).save(tmp_path / "large.png")
-    monkeypatch.setattr(sys.modules["zoo.predict"], "MAX_PIXELS", 2999)
+    inputs = tf.keras.layers.Input((32, 32, 3))
+    with pytest.raises(ValueError, match="has no preprocessing"):
+        zoo.predict(tf.keras.Model(inputs, inputs), tmp_path / "large.png")
+    with pytest.raises(ValueError, match="no classifier"):
+        zoo.predict(zoo.load(NAME, None, include_top=False), tmp_path / "large.png")
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 2999)
     with pytest.raises(ValueError, match="60 x 50 pixels"):
         zoo.predict(model, tmp_path / "large.png")
-    inputs = tf.keras.layers.Input((32, 32, 3))
-    with pytest.raises(ValueError, match="does not say what it expects"):
-        zoo.predict(tf.keras.Model(inputs, inputs), tmp_path / "large.png")
-    headless = zoo.load(NAME, None, include_top=False)
-    with pytest.raises(ValueError, match="no classifier"):
-        zoo.predict(headless, tmp_path / "large.png")
 
 
-def test_a_description_of_one_s_own(digits):
-    from irnet_tf.model_config import ModelConfig
-
+def test_a_model_config_of_your_own(digits):
     inputs = tf.keras.layers.Input((32, 32, 3))
     x = tf.keras.layers.GlobalAveragePooling2D()(inputs)
-    said = ModelConfig("mine", {}, classes=("r", "g", "b"), preprocessing=DIGITS, classifier="c",
+    config = ModelConfig("mine", {}, classes=("r", "g", "b"), preprocessing=DIGITS, classifier="c",
                        output="probabilities")  # fmt: skip
-    model = set_model_config(tf.keras.Model(inputs, tf.keras.layers.Softmax()(x)), said)
+    model = set_model_config(tf.keras.Model(inputs, tf.keras.layers.Softmax()(x)), config)
     red = np.zeros((7, 9, 3), np.uint8)
     red[..., 0] = 255
     [[(name, probability), *_]] = zoo.predict(model, red)

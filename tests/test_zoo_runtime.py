@@ -1,11 +1,12 @@
 """Predictions of exported files, with and without TensorFlow."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import json
+import re
+import shutil
 import subprocess
 import sys
 
-from irnet_runner import Runner, crop, read_image, resize
 from irnet_tf import export
 from irnet_tf.export.openvino import save
 from irnet_tf.preprocessing import Preprocessing
@@ -15,10 +16,10 @@ import pytest
 import tensorflow as tf
 import zoo
 from zoo import __main__ as command
-from zoo.predict import read_image as tensorflow_reads
+from zoo.images import read_image
+from zoo.runtime import Runner, crop, resize
 
 from tests.conftest import ROOT
-from tests.test_export import small
 
 pytest.importorskip("openvino")
 NAME = "digits/resnet20_bireal_1w1a"
@@ -32,10 +33,10 @@ def model():
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
     """The digits network as files, and images of odd sizes."""
-    folder = tmp_path_factory.mktemp("runner")
+    folder = tmp_path_factory.mktemp("runtime")
     for uint8 in (False, True):
-        made = export.to_openvino(model, form="int8", uint8_input=uint8)
-        save(made, folder / f"{'uint8' if uint8 else 'float'}.xml")
+        exported = export.to_openvino(model, form="int8", uint8_input=uint8)
+        save(exported, folder / f"{'uint8' if uint8 else 'float'}.xml")
     rng = np.random.default_rng(0)
     for i, shape in enumerate([(45, 61, 3), (32, 32, 3), (20, 9, 3)]):
         smooth = tf.image.resize(rng.uniform(0, 255, (5, 4, 3)), shape[:2]).numpy()
@@ -44,7 +45,7 @@ def folder(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("shape", [(45, 61), (61, 45), (32, 32), (9, 20), (300, 224)])
-def test_images_are_prepared_as_in_evaluation(shape):
+def test_preprocessing_equals_that_of_evaluation(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     for share in (1.0, 0.875):
         expected = Preprocessing(32, (0.0,) * 3, (1 / 255,) * 3, share)(pixels[None])[0]
@@ -56,67 +57,43 @@ def test_predictions_are_those_of_the_zoo(folder, model):
     expected = zoo.predict(model, paths, top=3)
     for batch_size in (1, 2):
         runner = Runner(folder / "float.xml", batch_size=batch_size)
-        for ours, theirs in zip(runner.predict(paths, top=3), expected):
+        for ours, theirs in zip(runner.predict(folder, top=3), expected, strict=True):
             assert [label for label, _ in ours] == [label for label, _ in theirs]
             assert [p for _, p in ours] == pytest.approx([p for _, p in theirs], abs=1e-4)
-    assert zoo.predict(folder / "float.xml", folder, top=3) == Runner(folder / "float.xml").predict(
-        paths, top=3
-    )
-    # Of the size that goes in, pixels are not rounded, and files that take pixels say the same.
+    assert zoo.predict(folder / "float.xml", folder, top=3) == runner.predict(paths, top=3)
     [ours], [theirs] = Runner(folder / "uint8.xml").predict(paths[1]), runner.predict(paths[1])
     assert dict(ours) == pytest.approx(dict(theirs), abs=1e-4)
     classes = {str(digit) for digit in range(10)}
     assert {label for label, _ in runner.predict(paths[0], top=None)[0]} == classes
 
 
-def test_tflite_files_run_too(folder, model):
+def test_tflite_files(folder, model):
     pytest.importorskip("larq_compute_engine")
     (folder / "net.tflite").write_bytes(export.to_lce(model))
     paths = sorted(folder.glob("*.png"))
-    ours, theirs = (
-        Runner(folder / f"{name}").predict(paths) for name in ("net.tflite", "float.xml")
-    )
-    for a, b in zip(ours, theirs):
+    ours, theirs = (Runner(folder / name).predict(paths) for name in ("net.tflite", "float.xml"))
+    for a, b in zip(ours, theirs, strict=True):
         assert [p for _, p in a] == pytest.approx([p for _, p in b], abs=1e-4)
     whole = (folder / "net.tflite").read_bytes()
-    for length in (0, 20, 100, 1000, len(whole) // 2, len(whole) - 100, len(whole) - 4):
+    for length in (0, 20, 1000, len(whole) // 2, len(whole) - 4):
         (folder / "bad.tflite").write_bytes(whole[:length])
         with pytest.raises(ValueError, match="bad.tflite is damaged"):
             Runner(folder / "bad.tflite")
+    (folder / "bad.tflite").unlink()
 
 
-def test_grey_sixteen_bits_and_pillows(folder, tmp_path):
-    """As the zoo takes them, which reads files with TensorFlow."""
+def test_all_forms_of_images(folder, tmp_path):
+    runner = Runner(folder / "float.xml")
     deep = np.linspace(0, 65535, 40 * 30).reshape(40, 30).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     pixels = read_image(tmp_path / "deep.png")
-    np.testing.assert_array_equal(pixels, tensorflow_reads(tmp_path / "deep.png"))
-    runner = Runner(folder / "float.xml")
+    np.testing.assert_array_equal(pixels, tf.io.decode_png((tmp_path / "deep.png").read_bytes(), 3))
     [expected] = runner.predict(tmp_path / "deep.png")
     grey = pixels[..., 0]
     with Image.open(tmp_path / "deep.png") as pillow:
-        for form in (pillow, [pillow], grey, grey[..., None], [grey], pixels[None]):
+        forms = [pillow, [pillow], grey, grey[..., None], [grey], pixels[None], tf.constant(pixels)]
+        for form in forms:
             assert runner.predict(form) == [expected]
-        assert zoo.predict(folder / "float.xml", pillow) == [expected]
-        assert zoo.predict(NAME, pillow) == zoo.predict(NAME, tmp_path / "deep.png")
-
-
-def test_tensors_are_images_as_arrays_are(folder):
-    pixels = read_image(folder / "0.png")
-    path = folder / "float.xml"
-    runner = Runner(path)
-    [expected] = runner.predict(pixels)
-    for form in (tf.constant(pixels), tf.Variable(pixels), [tf.constant(pixels)]):
-        assert runner.predict(form) == zoo.predict(path, form) == [expected]
-    assert zoo.predict(path, [pixels[None], pixels]) == [expected] * 2
-    paths = np.array([str(folder / "0.png")] * 2)
-    assert runner.predict(paths) == zoo.predict(path, paths)
-    with pytest.raises(ValueError, match="images must be numbers, got a tensor of strings"):
-        zoo.predict(path, tf.constant(paths))
-    with pytest.warns(UserWarning, match="multiply them by 255"):
-        zoo.predict(path, pixels / 255.0)
-    with pytest.raises(ValueError, match="not finite"):
-        zoo.predict(path, np.full((9, 9, 3), np.nan))
 
 
 def test_threads_take_turns(folder):
@@ -129,17 +106,53 @@ def test_threads_take_turns(folder):
         np.testing.assert_array_equal(outputs, expected[i % 8])
 
 
-def test_what_is_no_image_is_named_and_pillow_is_left_as_it_was(folder, tmp_path):
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.new("RGB", (9, 9)).save(tmp_path / "gif.png", format="GIF")
-    for network in (Runner(folder / "float.xml"), folder / "float.xml"):
-        predict = network.predict if isinstance(network, Runner) else partial(zoo.predict, network)
-        with pytest.raises(ValueError, match="gif.png' cannot be read as an image: it is no"):
-            predict(tmp_path / "gif.png")
-    assert Image.MAX_IMAGE_PIXELS == limit is not None
+def copy_of(folder, to):
+    for suffix in (".xml", ".bin"):
+        shutil.copyfile(folder / f"float{suffix}", to / f"net{suffix}")
+    return to / "net.xml"
 
 
-def test_what_is_missing_is_named_with_the_cure(folder, tmp_path, monkeypatch):
+def test_the_bin_file_must_be_that_of_the_xml_file(folder, tmp_path):
+    path = copy_of(folder, tmp_path)
+    content = bytearray(path.with_suffix(".bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    for other in (bytes(content), (folder / "uint8.bin").read_bytes() + b"\0"):
+        path.with_suffix(".bin").write_bytes(other)
+        with pytest.raises(ValueError, match=r"net.bin has SHA-256 .* expected"):
+            Runner(path)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(ValueError, match="net.xml cannot be read with net.bin beside it"):
+        Runner(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("output", None),
+        ("output", "scores"),
+        ("uint8_input", "no"),
+        ("classes", ["a", 3]),
+        ("preprocessing", []),
+        ("preprocessing.size", 10**9),
+        ("preprocessing.mean", [0, 0]),
+        ("preprocessing.std", [0, 1, 1]),
+        ("preprocessing.crop", "1"),
+        ("preprocessing.crop", None),
+    ],
+)
+def test_missing_and_mistyped_facts_are_named(folder, tmp_path, name, value):
+    path = copy_of(folder, tmp_path)
+    text = path.read_text()
+    [encoded] = re.findall(r'<irnet_tf value="(.*?)"', text)
+    facts = json.loads(encoded.replace("&quot;", '"'))
+    part, _, key = name.rpartition(".")
+    (facts[part] if part else facts)[key] = value
+    path.write_text(text.replace(encoded, json.dumps(facts).replace('"', "&quot;")))
+    with pytest.raises(ValueError, match=f"net.xml: {name} must be"):
+        Runner(path)
+
+
+def test_missing_packages_are_named_with_the_cure(folder, tmp_path, monkeypatch):
     (tmp_path / "net.tflite").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "larq_compute_engine.mlir.python", None)
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -151,40 +164,38 @@ def test_what_is_missing_is_named_with_the_cure(folder, tmp_path, monkeypatch):
 
 def test_no_tensorflow_is_imported(folder):
     code = (
-        "import sys, irnet_runner as r\n"
+        "import sys, zoo.runtime as r\n"
         f"print(r.Runner({str(folder / 'float.xml')!r}).predict({str(folder / '0.png')!r}))\n"
         "loaded = {m.split('.')[0] for m in sys.modules}\n"
-        "print(loaded & {'tensorflow', 'larq', 'keras', 'tf_keras', 'irnet_tf', 'zoo'})"
+        "print(loaded & {'tensorflow', 'larq', 'keras', 'tf_keras', 'irnet_tf'})"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "set()"
 
 
-def test_command_line(folder):
+def test_the_command(folder, tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "irnet_runner", *map(str, arguments)],
+            [sys.executable, "-m", "zoo.runtime", *map(str, arguments)],
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
 
-    process = run(folder / "float.xml", folder / "0.png", folder / "1.png")
-    assert process.returncode == 0, process.stderr
-    assert [line.split(":")[0] for line in process.stdout.splitlines()] == [
-        str(folder / "0.png"), str(folder / "1.png")
-    ]  # fmt: skip
-    for bad in (
-        [],
-        [folder / "float.xml"],
-        [folder / "none.xml", "x"],
-        [folder / "float.xml", "x"],
-    ):
-        process = run(*bad)
-        assert process.returncode == 1 and len(process.stderr.splitlines()) == 1
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    process = run(folder / "float.xml", tmp_path / "bad.png", folder, "--top=1")
+    assert process.returncode == 1
+    files = [line for line in process.stdout.splitlines() if not line.startswith(" ")]
+    assert files == sorted(map(str, folder.glob("*.png")))
+    [line] = process.stderr.splitlines()
+    assert line.startswith("not read: ") and "bad.png" in line
+    process = run("--help")
+    assert process.returncode == 0 and process.stderr == ""
+    process = run(folder / "none.xml", "x")
+    assert process.returncode == 1 and len(process.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"threads": 0}, "threads must be a positive integer, got 0"),
         ({"batch_size": True}, "batch_size must be a positive integer, got True"),
@@ -194,34 +205,3 @@ def test_command_line(folder):
 def test_bad_arguments(folder, change, message):
     with pytest.raises(ValueError, match=message):
         Runner(**{"path": folder / "float.xml", **change})
-
-
-def test_bad_images_and_files(folder, tmp_path):
-    runner = Runner(folder / "float.xml")
-    for images, message in (
-        ([], "no images"),
-        (np.zeros((4, 4, 2)), "images must be"),
-        (3, "images must be paths or arrays"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            runner.predict(images)
-    with pytest.raises(ValueError, match="top must be"):
-        runner.predict(np.zeros((4, 4, 3)), top=0)
-    (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="a.png' cannot be read as an image"):
-        runner.predict(tmp_path / "a.png")
-    (tmp_path / "a.xml").write_bytes((folder / "float.xml").read_bytes())
-    with pytest.raises(ValueError, match="a.xml cannot be read, with a.bin beside it"):
-        Runner(tmp_path / "a.xml")
-
-
-def test_networks_that_do_not_describe_themselves(tmp_path):
-    model = small()
-    save(export.to_openvino(model, form="int8"), tmp_path / "net.xml")
-    runner = Runner(tmp_path / "net.xml")
-    images = np.random.default_rng(0).standard_normal((2, 6, 6, 32)).astype(np.float32)
-    expected = tf.nn.softmax(model.predict(images, verbose=0)).numpy()
-    for found, row in zip(runner.predict(images, top=None), expected):
-        assert dict(found) == pytest.approx({str(i): p for i, p in enumerate(row)}, abs=1e-5)
-    with pytest.raises(ValueError, match=r"does not say how .* as \[6, 6, 32\], got \[7, 6, 32\]"):
-        runner.predict(np.zeros((7, 6, 32)))

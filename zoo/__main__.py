@@ -8,6 +8,8 @@ import math
 import os
 import sys
 
+__drops_chatter__ = True  # hides TensorFlow's start-up lines, see irnet_tf._chatter
+
 _COMMANDS = {
     "list": "networks as a table (the default command)",
     "info": "all that is known about a network or a weights file",
@@ -202,13 +204,11 @@ def _sizes(options):
     from zoo.facts import measure
     from zoo.registry import SIZES
 
+    rows = [{"network": name, **measure(name)} for name in zoo.list_models()]
     with open(SIZES, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for number, name in enumerate(zoo.list_models()):
-            sizes = measure(name)
-            if not number:
-                writer.writerow(["network", *sizes])
-            writer.writerow([name, *sizes.values()])
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     print(f"written: {SIZES}")
 
 

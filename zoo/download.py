@@ -59,10 +59,16 @@ def _download(url, path, sha256, size):
     import tqdm
 
     class Progress(tqdm.tqdm):
+        received = 0
+
+        def __bool__(self):  # pooch skips a bar that is false, as one without a total is
+            return True
+
         def update(self, n=1):
-            super().update(n)
-            if self.n > size + _CHUNK:
+            self.received += n  # pooch adds the total once more at the end
+            if self.received > 2 * size + _CHUNK:
                 raise ValueError(f"{url} sends more than the expected {size} bytes")
+            super().update(n)
 
     parts = urlsplit(url)
     credentials, _, host = parts.netloc.rpartition("@")
@@ -70,11 +76,14 @@ def _download(url, path, sha256, size):
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"IRNET_TF_WEIGHTS_URL must start with http:// or https://, got {url!r}")
     user, _, password = map(unquote, credentials.partition(":"))
-    bar = Progress(desc=path.name, unit="B", unit_scale=True, disable=None)
-    downloader = pooch.HTTPDownloader(bar, _CHUNK, auth=(user, password) if credentials else None)
+    auth = (user, password) if credentials else None
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with bar, filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        with (
+            filelock.FileLock(path.with_name(f".{path.name}.lock")),
+            Progress(total=size, unit="B", unit_scale=True, disable=None) as progress,
+        ):
+            downloader = pooch.HTTPDownloader(progress, _CHUNK, auth=auth)
             pooch.retrieve(url, sha256, path.name, path.parent, downloader=downloader)
     except requests.RequestException as error:
         raise OSError(f"download of {url} failed: {error}") from None

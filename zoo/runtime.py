@@ -23,6 +23,8 @@ import threading
 import numpy as np
 from zoo.images import image_files, read_image, rgb_batches
 
+__drops_chatter__ = True  # hides TensorFlow's start-up lines, see irnet_tf._chatter
+
 
 class Runner:
     """An exported network on this machine. Threads that share one take turns.
