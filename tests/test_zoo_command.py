@@ -8,7 +8,6 @@ from pathlib import Path
 import re
 import subprocess
 import sys
-import time
 
 from absl import flags
 from irnet_tf.training import flags as flags_of

@@ -92,12 +92,12 @@ def test_threads_download_once(server):
     assert len(server.requests) == 1
 
 
-def test_a_password_is_sent_but_never_printed(server, monkeypatch, capfd, caplog):
+def test_a_password_is_sent_but_never_printed(server, cache, monkeypatch, capfd, caplog):
     monkeypatch.setenv("IRNET_TF_WEIGHTS_URL", f"http://me:se%40cret@{server.address}")
     fetch()
     assert server.requests[-1][1] == "Basic bWU6c2VAY3JldA=="  # me:se@cret
     monkeypatch.setenv("IRNET_TF_WEIGHTS_URL", f"http://me:se%40cret@{server.address}/none")
-    monkeypatch.setenv("IRNET_TF_CACHE", "other")
+    (cache / NAME).unlink()
     with pytest.raises(OSError, match="404") as error:
         fetch()
     printed = str(error.value) + caplog.text + "".join(capfd.readouterr())

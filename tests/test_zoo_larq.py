@@ -68,7 +68,9 @@ def test_a_file_alone_rebuilds_them(quantizers, tmp_path, x):
     np.testing.assert_array_equal(again(x), model(x))
     np.testing.assert_allclose(tf.reduce_sum(model(x), 1), 1, rtol=1e-5)
     if quantizers:
-        with pytest.raises(ValueError, match="kernel_quantizer is 'libra_pb' in the file, but 'ste_s"):
+        with pytest.raises(
+            ValueError, match="kernel_quantizer is 'libra_pb' in the file, but 'ste_s"
+        ):
             zoo.load("larq_zoo/BiRealNet", path, kernel_quantizer="ste_sign")
         tuned = zoo.load(path, num_classes=3)
         last = tf.keras.Model(model.input, model.get_layer("dense").input)(x)

@@ -108,6 +108,7 @@ def _run_facts(entry):
         "recipe of the run": _recipe(recipe_of(identity)),
         "run": f"{time}, {processor}{f', {gpus} GPU(s)' if gpus else ''}, TensorFlow "
         f"{config['versions']['tensorflow']}",
+        "note": config.get("note"),
         "repeat": command(entry),
     }
 
