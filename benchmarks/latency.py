@@ -27,7 +27,7 @@ os.environ.setdefault("NNCF_TELEMETRY", "0")
 from irnet_tf import data, export  # noqa: E402
 from irnet_tf._utils import processor  # noqa: E402
 from irnet_tf.export import lce, openvino  # noqa: E402
-from irnet_tf.export.rewrite import float_twin, trace  # noqa: E402
+from irnet_tf.export.rewrite import full_precision, trace  # noqa: E402
 from irnet_tf.model_config import get_model_config  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
@@ -92,7 +92,7 @@ def calibration_images(model, data_dir, count=64):
 
 def openvino_models(model, images):
     """From a name to an OpenVINO model of batch 1."""
-    twin = openvino.to_openvino(float_twin(model))
+    twin = openvino.to_openvino(full_precision(model))
     models = {
         "OpenVINO 1-bit, binary": openvino.to_openvino(model, form="binary"),
         "OpenVINO 1-bit, int8": openvino.to_openvino(model, form="int8"),
@@ -126,7 +126,7 @@ def openvino_runs(models, images, batch, threads):
 
 def tflite_twins(model, images):
     """From a name to the bytes of a TFLite file."""
-    module, function = trace(float_twin(model))
+    module, function = trace(full_precision(model))
 
     def converter():
         return tf.lite.TFLiteConverter.from_concrete_functions([function], module)

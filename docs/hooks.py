@@ -1,47 +1,150 @@
-"""What the site takes from the code while it is built: functions and the zoo's facts.
+"""MkDocs hooks: code excerpts, tables of the zoo and API pages, generated from the package.
 
-A comment `code FILE FUNCTION` in a page becomes the function without its docstring, a comment
-`zoo cards` a card for each network.
+These comments in a page are replaced: `code FILE NAME` by the source of a function or class without
+its docstring, `zoo results`, `zoo table` and `zoo cards` by tables of the networks.
 """
 
 import ast
+import json
 from pathlib import Path
 import re
 
+from mkdocs.structure.files import File
+
 ROOT = Path(__file__).parents[1]
+CURVES = "zoo/results/cifar10_resnet20_bireal_1w1a/curves.png"
+_MODULES = (
+    "quantizers", "ede", "layers", "models", "preprocessing", "model_config", "data", "training",
+    "evaluation", "weights", "pytorch", "export", "analysis", "compare", "ablation",
+)  # fmt: skip
+API = ["irnet_tf", *(f"irnet_tf.{name}" for name in _MODULES), "zoo", "zoo.runtime"]
+
+
+def on_config(config):
+    config.nav.append({"API": [{name: f"api/{name}.md"} for name in API]})
+
+
+def on_files(files, config):
+    for name in API:
+        page = f"# {name}\n\n::: {name}\n"
+        files.append(File.generated(config, f"api/{name}.md", content=page))
+    files.append(File.generated(config, "curves.png", abs_src_path=str(ROOT / CURVES)))
 
 
 def on_page_markdown(markdown, **_):
     markdown = re.sub(r"<!-- code (\S+) (\S+) -->", lambda m: code(m[1], m[2]), markdown)
-    return markdown.replace(
-        "<!-- zoo cards -->", cards() if "<!-- zoo cards -->" in markdown else ""
-    )
+    for name, make in {"results": results, "table": table, "cards": cards}.items():
+        comment = f"<!-- zoo {name} -->"
+        if comment in markdown:
+            markdown = markdown.replace(comment, make())
+    return markdown
 
 
 def code(path, name):
-    """A function's lines, numbered as in its file. Raises StopIteration if it is not there."""
+    """Returns the source of a function or class without its docstring."""
     text = (ROOT / path).read_text()
     node = next(n for n in ast.walk(ast.parse(text)) if getattr(n, "name", None) == name)
     lines = text.splitlines()
-    first = node.body[0]
-    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    skip = range(first.lineno, first.end_lineno + 1) if documented else ()
+    docstring = node.body[0]
+    skip = range(docstring.lineno, docstring.end_lineno + 1)
     kept = [lines[i - 1] for i in range(node.lineno, node.end_lineno + 1) if i not in skip]
     return f'```python title="{path}, line {node.lineno}"\n' + "\n".join(kept) + "\n```"
 
 
-def cards():
+def entries():
     import zoo
 
-    return "\n".join(card(name, zoo.info(name)) for name in zoo.list_models())
+    return {name: zoo.info(name) for name in zoo.list_models()}
+
+
+def rows(head, cells):
+    """Returns a Markdown table; all columns but the first are aligned right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def percent(accuracy):
+    return "" if accuracy is None else f"{100 * accuracy:.2f}".removesuffix("0")
+
+
+def ours(entry):
+    """Returns top-1 of the shipped weights, or None."""
+    result = entry.results and entry.results["result"]
+    return result and result.get("shipped", result["final"])["accuracy"]
+
+
+def paper(entry):
+    return entry.paper[0] if entry.paper else None
+
+
+def link(page, name):
+    return f"[{name}]({page}#{re.sub(r'[^a-z0-9_-]', '', name.lower())})"
+
+
+def results():
+    cells = [
+        [
+            link("zoo.md", name),
+            entry.bits,
+            percent(paper(entry)),
+            percent(ours(entry)),
+            str(entry.results["config"]["identity"]["recipe"]["epochs"]),
+        ]
+        for name, entry in entries().items()
+        if entry.results
+    ]
+    return rows(["network", "W/A", "paper", "ours", "epochs"], cells)
+
+
+def table():
+    measured = latencies()
+    cells = [
+        [
+            link("", name),
+            f"{entry.parameters / 1e6:.2f} M",
+            f"{entry.operations['one_bit'] / 1e6:,.1f}",
+            f"{entry.operations['float'] / 1e6:,.1f}",
+            f"{entry.packed_size / 1e6:.2f} MB",
+            percent(paper(entry)),
+            percent(ours(entry)),
+            entry.recipe.data,
+            measured.get(name, ""),
+        ]
+        for name, entry in entries().items()
+    ]
+    head = [
+        "network",
+        "parameters",
+        "1-bit ops",
+        "float ops",
+        "file",
+        "paper",
+        "top-1",
+        "data",
+        "ms",
+    ]
+    return rows(head.split(","), cells)
+
+
+def latencies():
+    """Returns milliseconds per image of the OpenVINO files, from the newest benchmark."""
+    found = {}
+    for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
+        for row in json.loads(path.read_text())["tables"].get("latency", []):
+            if row["file"] == "OpenVINO 1-bit, binary" and row["batch"] == row["threads"] == 1:
+                found[row["network"]] = f"{row['clock med.']:.2f}"
+    return found
+
+
+def cards():
+    return "\n".join(card(name, entry) for name, entry in entries().items())
 
 
 def card(name, entry):
     from zoo.facts import facts
 
-    code = ("file", "train", "repeat")
-    rows = "\n".join(
-        f"| {title} | {f'`{text}`' if title in code else text} |"
+    lines = "\n".join(
+        f"| {title} | {f'`{text}`' if title in ('file', 'train', 'repeat') else text} |"
         for title, text in facts(entry).items()
     )
-    return f"## {name}\n\n| | |\n| --- | --- |\n{rows}\n"
+    return f"## {name}\n\n| | |\n| --- | --- |\n{lines}\n"

@@ -13,8 +13,6 @@ import numpy as np
 import tensorflow as tf
 import zoo
 
-_PAPER_BYTES = {"imagenet/resnet18_bireal_1w1a": 4.21e6}
-
 
 def export(options: argparse.Namespace) -> None:
     """Export a network and print the report.
@@ -34,10 +32,9 @@ def export(options: argparse.Namespace) -> None:
         options.output,
         images,
         labels=labels,
-        images_are=source,
+        images_source=source,
         format=options.format,
         form=options.form,
-        paper_bytes=_PAPER_BYTES.get(get_model_config(model).network),
         mean=options.mean,
         std=options.std,
         uint8_input=options.uint8_input,

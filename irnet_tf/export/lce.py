@@ -1,8 +1,8 @@
 """Larq Compute Engine: TFLite files with Larq's 1-bit operators, for 64-bit ARM.
 
-Larq's converter makes a 1-bit operator (`LceBconv2d`) of a convolution whose input is a sign
-and whose weights have one magnitude an output channel. What is left to do here: pack weights
-that are 1-bit alone, and look into the file.
+Larq's converter turns a convolution into a 1-bit operator (`LceBconv2d`) if its input is a sign
+and its weights have one magnitude per output channel. This module also packs 1-bit weights of
+convolutions with float inputs, stores facts in the file and runs it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import tempfile
 
 from irnet_tf import _compat
 from irnet_tf import layers as blocks
-from irnet_tf.export.inputs import describe_file, normalisation
 from irnet_tf.export.plan import Plan, Target, make_plan, require
-from irnet_tf.export.rewrite import rewritten, trace
+from irnet_tf.export.rewrite import facts_of, normalisation, rewritten, trace
 import larq as lq
 import numpy as np
 import tensorflow as tf
 
-_FACTS = b"irnet_tf"  # name of the metadata
+_FACTS = b"irnet_tf"  # name of the metadata entry
 
 TARGET = Target(
     name="Larq Compute Engine",
-    # Not ZeroPadding2D: Larq's converter may make padding="same" of it, which pads the other side.
+    # ZeroPadding2D is missing: Larq's converter turns it into padding="same", another padding.
     layers=(
         lq.layers.QuantConv2D,
         blocks.OptionAShortcut,
@@ -38,43 +37,40 @@ TARGET = Target(
     symmetric_padding=False,
     small_images=False,
     float_inputs=(
-        "{} convolutions have 1-bit weights and float inputs: they stay float (CONV_2D), as "
-        "LceBconv2d multiplies bits by bits; their weights are packed to bits in the file, and "
-        "unpacked (LceDequantize, MUL) whenever it runs"
+        "{} convolutions have 1-bit weights and float inputs and are computed in float (CONV_2D); "
+        "their weights are stored as bits and unpacked (LceDequantize, MUL) at each run"
     ),
 )  # fmt: skip
 
 
 def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=None) -> bytes:
-    """The network as a Larq Compute Engine model (a TFLite file with Larq's operators).
+    """Converts a network to a Larq Compute Engine model (a TFLite file with Larq's operators).
 
     Every 1-bit convolution becomes an `LceBconv2d`. Convolutions with 1-bit weights and float
-    inputs stay float, as Larq has no such operator, but their weights are packed, 32 to a word.
+    inputs are computed in float, but their weights are stored as bits.
 
     Args:
-        model: a functional Keras model of one input `[batch, height, width, channels]`, such as
-            those of `irnet_tf.models`, of whatever precision; it is left as it is.
-        uint8_input: whether the file takes pixels 0 to 255 and normalises them itself, as the
-            network's description has it.
-        mean, std: with `uint8_input`, for a network without a description: the normalisation that
-            it was trained with, per channel, of images between 0 and 1; numbers or sequences.
+        model: Functional Keras model with one input `[batch, height, width, channels]`, of any
+            precision. It is not changed.
+        uint8_input: If True, the file takes pixels 0 to 255 and normalises them itself.
+        mean, std: Normalisation for `uint8_input`, if the model config has none: statistics of
+            images between 0 and 1, one number or one per channel.
 
     Returns:
-        The file's bytes: batch 1, float32 inputs (uint8 with `uint8_input`), float32 outputs.
+        The file's bytes: batch size 1, float32 or uint8 inputs, float32 outputs.
 
     Raises:
-        ValueError: before any work, if the network cannot be converted: the layer and the cure
-            are named; or if mean and std do not fit. Afterwards, if a 1-bit convolution stayed
-            float all the same.
+        ValueError: If the network cannot be converted, if mean and std do not fit, or if a 1-bit
+            convolution stayed float.
     """
     normalise = normalisation(model, uint8_input, mean, std)
     plan = make_plan(model, TARGET)
     file = convert(plan, rewritten(model, plan), normalise)
-    return _with_facts(file, describe_file(model, uint8_input, mean, std))
+    return _with_facts(file, facts_of(model, uint8_input, mean, std))
 
 
 def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
-    """The file of a rewritten network; see `to_lce`."""
+    """Converts a rewritten network; see `to_lce`."""
     try:
         import larq_compute_engine as lce
     except ImportError as error:
@@ -83,8 +79,7 @@ def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
         ) from error
 
     module, function = trace(network, normalise)
-    # Of a plain module: saving a Keras model, as lce.convert_keras_model does, traces every
-    # layer and takes ten times as long.
+    # lce.convert_keras_model saves a Keras model, which takes ten times as long as a module.
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=function)
         file = lce.convert_saved_model(folder)
@@ -93,21 +88,20 @@ def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
     found = operators(file)["LceBconv2d"]
     require(
         found == len(plan.binary),
-        f"{len(plan.binary)} convolutions of {plan.name!r} are 1-bit, but {found} became "
-        f"LceBconv2d, the others stayed float; please report this with the network. Operators: "
-        f"{dict(operators(file))}",
+        f"{len(plan.binary)} convolutions of {plan.name!r} are 1-bit, but only {found} became "
+        f"LceBconv2d; please report this. Operators: {dict(operators(file))}",
     )
     return file
 
 
 def operators(file: bytes) -> collections.Counter:
-    """How many operators of each kind a TFLite file has, by the names of its format."""
+    """Returns the number of operators of each kind in a TFLite file."""
     flat = _compat.parse_tflite(file)
     return collections.Counter(_operator_name(flat, op) for op in flat.subgraphs[0].operators)
 
 
 def file_facts(file: bytes) -> dict:
-    """What a file says of itself, as of `inputs.describe_file`; {} if nothing."""
+    """Returns the facts stored in a file (see `rewrite.facts_of`), or {}."""
     flat = _compat.parse_tflite(file)
     for entry in flat.metadata or []:
         if entry.name == _FACTS:
@@ -129,8 +123,8 @@ class Device:
     """A file in Larq's interpreter.
 
     Attributes:
-        target: what the format can do.
-        input_type: NumPy's, of the images.
+        target: Capabilities of the format.
+        input_type: NumPy dtype of the images.
         input_shape: `(height, width, channels)`.
     """
 
@@ -143,22 +137,22 @@ class Device:
         self.input_type = np.dtype(self._interpreter.input_types[0])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Outputs of images `[n, height, width, channels]`."""
+        """Returns the outputs for images `[n, height, width, channels]`."""
         return self._interpreter.predict(images)
 
     def operators(self) -> collections.Counter:
-        """How many of each kind the file has."""
+        """Returns the number of operators of each kind."""
         return operators(self.file)
 
     def bits(self, plan: Plan, image: np.ndarray) -> dict[str, np.ndarray]:
-        """From each 1-bit convolution to the signs `[1, height, width, channels]` that it gets.
+        """Returns the input signs `[1, height, width, channels]` of each 1-bit convolution.
 
         Raises:
-            ValueError: if the file has other 1-bit weights than the plan.
+            ValueError: If the file has other 1-bit weights than the plan.
         """
         flat = _compat.parse_tflite(self.file)
         graph = flat.subgraphs[0]
-        # Converted tensors have no dependable names; the weights tell whose they are.
+        # Converted tensors have no reliable names: convolutions are identified by their weights.
         owners = {
             _pack(plan.kernel(name).transpose(3, 0, 1, 2)).tobytes(): name for name in plan.binary
         }
@@ -168,12 +162,12 @@ class Device:
                 words = flat.buffers[graph.tensors[op.inputs[1]].buffer].data.tobytes()
                 require(
                     words in owners,
-                    f"the file has 1-bit weights that {plan.name!r} does not have, so it was "
-                    "made of another network; make it anew with to_lce",
+                    f"the file was made from another network: {plan.name!r} has other 1-bit "
+                    "weights; export it again",
                 )
                 tensors[owners[words]] = op.inputs[0]
         graph.outputs = np.concatenate([graph.outputs, list(tensors.values())]).astype(np.int32)
-        flat.signatureDefs = []  # they name the one output
+        flat.signatureDefs = []  # they list a single output
         values = _compat.lce_interpreter(_compat.serialise_tflite(flat)).predict(image)
         bits = {}
         for name, words in zip(tensors, values[1:]):
@@ -192,21 +186,22 @@ def _operator_name(flat, operator) -> str:
 
 
 def _pack_weights(file) -> bytes:
-    """Let convolutions whose weights have one magnitude a channel unpack them from bits."""
+    """Stores weights of one magnitude per channel as bits, unpacked by operators of the file."""
     schema = _compat.tflite_schema()
     flat = _compat.parse_tflite(file)
     graph = flat.subgraphs[0]
 
-    def add_code(**fields):
-        flat.operatorCodes.append(schema.OperatorCodeT())
-        for name, value in {"version": 1, **fields}.items():
-            setattr(flat.operatorCodes[-1], name, value)
+    def add_code(builtin, custom=None):
+        code = schema.OperatorCodeT()
+        code.version, code.customCode = 1, custom
+        code.builtinCode = code.deprecatedBuiltinCode = builtin
+        flat.operatorCodes.append(code)
         return len(flat.operatorCodes) - 1
 
     def add_tensor(name, shape, kind, data=None):
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type = name, np.array(shape, np.int32), kind
-        tensor.buffer = 0  # by the format, the empty one
+        tensor.buffer = 0  # the empty buffer
         if data is not None:
             flat.buffers.append(schema.BufferT())
             flat.buffers[-1].data = np.frombuffer(data.tobytes(), np.uint8)
@@ -220,12 +215,8 @@ def _pack_weights(file) -> bytes:
         made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
         return made
 
-    custom = schema.BuiltinOperator.CUSTOM
-    dequantize = add_code(
-        customCode=b"LceDequantize", builtinCode=custom, deprecatedBuiltinCode=custom
-    )
-    multiply = schema.BuiltinOperator.MUL
-    multiply = add_code(builtinCode=multiply, deprecatedBuiltinCode=multiply)
+    dequantize = add_code(schema.BuiltinOperator.CUSTOM, b"LceDequantize")
+    multiply = add_code(schema.BuiltinOperator.MUL)
     operators = []
     for op in graph.operators:
         if _operator_name(flat, op) == "CONV_2D":
@@ -252,13 +243,13 @@ def _pack_weights(file) -> bytes:
 
 
 def _pack(x):
-    """Larq's bits: of the last axis, 32 to an int32, the lowest first, 1 where x is negative."""
+    """Packs the last axis, 32 values per int32, lowest bit first, 1 where x is negative."""
     missing = -x.shape[-1] % 32
     bits = np.pad(x < 0, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
     return np.packbits(bits, -1, "little").view("<i4")
 
 
 def _unpack(words, channels):
-    """+1 and -1 from Larq's bits."""
+    """Returns +1 and -1 from packed bits."""
     words = np.ascontiguousarray(words, "<i4")
     return 1 - 2 * np.unpackbits(words.view(np.uint8), -1, channels, "little").astype(np.float32)

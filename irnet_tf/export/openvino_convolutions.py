@@ -1,6 +1,6 @@
 """Convolutions as OpenVINO operations: 1-bit ones in both forms, and others.
 
-Tensors of rank 4 are `[batch, channels, height, width]` here, as OpenVINO's kernels want them.
+Tensors of rank 4 are `[batch, channels, height, width]` here, the layout of OpenVINO's kernels.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ import tensorflow as tf
 KERAS = tf.keras.layers
 
 JUST_BELOW_ZERO = np.float32(-1.2e-38)
-"""The threshold of a sign: nearly the largest normal number below 0, so that sign(0) = +1."""
+"""Threshold of a sign: close to the largest normal number below 0, so that sign(0) = +1."""
 
 SMALL = 1e-30
-"""Activations above `-2 * SMALL` and below 0 count as 0 in the int8 form."""
+"""In the int8 form, activations between `-2 * SMALL` and 0 count as 0."""
 
 
 def constant(value, kind=np.float32):
-    """A copy of the array: OpenVINO else shares NumPy's memory, which may be freed."""
+    """Returns a constant. The array is copied: OpenVINO shares NumPy's memory otherwise."""
     return op.constant(np.array(value, kind))
 
 
 def bits(positive, order):
-    """A constant of one bit a value: BinaryConvolution reads a byte's lowest bit first
-    (`order="little"`), Convert its highest (`"big"`)."""
+    """Returns a constant of one bit per value.
+
+    BinaryConvolution reads a byte's lowest bit first (`order="little"`), Convert its highest.
+    """
     packed = np.packbits(positive.reshape(-1), bitorder=order)
     tensor = ov.Tensor(ov.Type.u1, ov.Shape(list(positive.shape)))
     tensor.data.reshape(-1)[:] = packed
@@ -36,7 +38,7 @@ def bits(positive, order):
 
 
 def positive_of(weights, form) -> np.ndarray:
-    """Which weights of a constant that `bits` made are +1, for a convolution of that form."""
+    """Returns which weights of a constant of `bits` are +1, for a convolution of that form."""
     shape = list(weights.get_output_shape(0))
     order = "little" if form == "binary" else "big"
     packed = np.asarray(weights.get_data()).view(np.uint8).reshape(-1)
@@ -44,14 +46,14 @@ def positive_of(weights, form) -> np.ndarray:
 
 
 def unpacked(positive, magnitude=1.0):
-    """(constant of bits, floats `+-magnitude` made of them when the file is loaded)."""
+    """Returns (constant of bits, floats `+-magnitude` computed when the file is loaded)."""
     packed = bits(positive, "big")
     floats = op.convert(packed, np.float32)
     return packed, op.subtract(op.multiply(floats, constant(2 * magnitude)), constant(magnitude))
 
 
 def scaled(x, scale, offset=None):
-    """`x * scale + offset`, one number a channel."""
+    """Returns `x * scale + offset`, one number per channel."""
 
     def along_channels(value):
         shape = [1, -1] + [1] * (len(x.get_output_partial_shape(0)) - 2)
@@ -74,18 +76,18 @@ def rank(x) -> int:
 
 
 def one_bit_convolution(layer, weights, x, form):
-    """The convolution of a 1-bit layer, its activation function left out.
+    """Returns a 1-bit convolution without its activation function.
+
+    The node `LAYER/sign` computes the input signs, the constant `LAYER/weights` holds the bits.
 
     Args:
-        layer: Keras's.
-        weights: its arrays; of the kernel's only signs and magnitudes count.
-        x: what the signs are taken of.
+        layer: Keras layer.
+        weights: Arrays of the layer.
+        x: Input node.
         form: `"binary"` (1-bit arithmetic) or `"int8"` (signs as bytes).
 
     Returns:
-        `(integers, scale, offset)`: the layer's output is `integers * scale + offset`, a channel.
-        The node `LAYER/sign` is the one whose input the signs are taken of, and the constant
-        `LAYER/weights` holds the bits.
+        `(integers, scale, offset)`: the output is `integers * scale + offset`, per channel.
     """
     kernel = weights[0]
     signs = (_binary_signs if form == "binary" else _int8_signs)(x)
@@ -107,14 +109,14 @@ def one_bit_convolution(layer, weights, x, form):
 
 
 def _binary_signs(x):
-    # {0, 1} stands for -1 and +1: given {-1, 1}, BinaryConvolution is wrong.
+    # BinaryConvolution is right only for {0, 1}, which stand for -1 and +1.
     limit = constant(JUST_BELOW_ZERO)
     return [op.fake_quantize(x, limit, limit, constant(0.0), constant(1.0), 2)]
 
 
 def _int8_signs(x):
-    # Bytes of -1 and +1 in a range of -128..127: a range of +-1 saturates on AVX2. All that is
-    # not negative becomes 0, and the step behind it rounds 0 up to +1.
+    # Bytes of -1 and +1 in a range of -128..127, as a range of +-1 saturates on AVX2. The clamp
+    # maps all that is not negative to 0, which the quantisation rounds up to +1.
     clamped = op.clamp(x, -2 * SMALL, 0.0)
     low, high = -128.75 * SMALL, (255 - 128.75) * SMALL
     limits = [constant(limit) for limit in (low, high, -128.0, 127.0)]
@@ -122,7 +124,7 @@ def _int8_signs(x):
 
 
 def convolution(layer, weights, x, part):
-    """A convolution computed in float; `part` of it may be 1-bit. Its activation is left out."""
+    """Returns a convolution in float without its activation; `part` of it may be 1-bit."""
     kernel, bias = weights[0], weights[1] if layer.use_bias else None
     if part == "inputs":
         x = op.select(op.greater_equal(x, constant(0.0)), constant(1.0), constant(-1.0))
@@ -152,15 +154,15 @@ def _convolve(x, kernel, pads, pad_value, strides, dilations, groups=1):
 
 
 def _geometry(layer, x, kernel):
+    """Returns (padding, padding value, strides, dilations)."""
     pads = pads_of(layer, x, kernel.shape[:2])
     pad_value = float(getattr(layer, "pad_values", 0.0))
     return pads, pad_value, list(layer.strides), list(layer.dilation_rate)
 
 
 def pads_of(layer, x, window):
-    """(begin, end) of height and width."""
-    symmetric = isinstance(layer, (blocks.SymmetricConv2D, blocks.SymmetricMaxPool2D))
-    if symmetric:
+    """Returns the padding (begin, end) of height and width."""
+    if isinstance(layer, (blocks.SymmetricConv2D, blocks.SymmetricMaxPool2D)):
         return [size // 2 for size in window], [size // 2 for size in window]
     if layer.padding != "same":
         return [0, 0], [0, 0]

@@ -1,7 +1,7 @@
-"""What of a network is 1-bit, and what is folded into what, before any device file is written.
+"""Plan of an export: which convolutions are 1-bit, which layers are dropped, moved or folded.
 
-One plan serves every target: it says which convolutions are 1-bit, which layers go, which
-change places, and with what weights. `rewrite` makes the network of it that a target converts.
+The plan is made before any file is written and serves every target. `rewrite.rewritten` builds
+the planned network.
 """
 
 from __future__ import annotations
@@ -10,26 +10,25 @@ import dataclasses
 
 from irnet_tf import _compat
 from irnet_tf import layers as blocks
-from irnet_tf.export import norms
 import larq as lq
 import numpy as np
 import tensorflow as tf
 
 CONVOLUTIONS = (lq.layers.QuantConv2D, blocks.SymmetricConv2D)
-"""Layers that may be 1-bit."""
+"""Layer types that can be 1-bit."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a device format can do.
+    """Capabilities of a device format.
 
     Attributes:
-        name: for messages.
-        layers: types of Keras layers that it converts rightly.
-        symmetric_padding: whether it pads alike on both sides at stride 2.
-        small_images: whether convolutions of fewer pixels than their kernels span are right.
-        activations: names of activation functions that it converts rightly; None: all.
-        float_inputs: what becomes of `{}` convolutions with 1-bit weights and float inputs.
+        name: Name for messages.
+        layers: Supported types of Keras layers.
+        symmetric_padding: Support for `padding="symmetric"`.
+        small_images: Support for convolutions of fewer pixels than their kernel spans.
+        float_inputs: Note on `{}` convolutions with 1-bit weights and float inputs.
+        activations: Names of supported activation functions; None: all.
     """
 
     name: str
@@ -42,19 +41,18 @@ class Target:
 
 @dataclasses.dataclass
 class Plan:
-    """What is done to a network for a target, which is left as it is.
+    """Changes to a network for a target. The network itself is not changed.
 
     Attributes:
-        name: the network's.
-        readers: from each layer, in the order in which they run, to those that read it.
-        weights: by layer's name; those of quantized kernels quantized.
-        parts: from each convolution that could be 1-bit to what of it is: `"both"`,
-            `"weights"`, `"inputs"` or None.
-        dropped: layers that go.
-        moved: from a layer to the one whose place it takes.
-        negated: from a 1-bit convolution's name to its input channels `[channels]` that have
-            the other sign than in the network.
-        notes: what was done, one sentence each.
+        name: Name of the network.
+        readers: Layers in execution order, each with the layers that read it.
+        weights: Arrays by layer name; quantized kernels are quantized.
+        parts: 1-bit part of each convolution that could be 1-bit: `"both"`, `"weights"`,
+            `"inputs"` or None.
+        dropped: Layers that are left out.
+        moved: Layers that change places, each with the layer whose place it takes.
+        negated: Input channels `[channels]` whose sign is inverted, by name of 1-bit convolution.
+        notes: Description of each change.
     """
 
     name: str
@@ -73,19 +71,19 @@ class Plan:
 
     @property
     def packable(self) -> int:
-        """How many convolutions have 1-bit weights and float inputs."""
+        """Number of convolutions with 1-bit weights and float inputs."""
         return list(self.parts.values()).count("weights")
 
     def kernel(self, name: str) -> np.ndarray:
-        """A convolution's kernel as the file has it."""
+        """Kernel of a convolution in the exported file."""
         return self.weights[name][0]
 
 
 def make_plan(model: tf.keras.Model, target: Target) -> Plan:
-    """Check that the network can be converted, and say how.
+    """Checks that the target supports the network, and plans the export.
 
     Raises:
-        ValueError: if it cannot; the layer and the cure are named.
+        ValueError: If the network cannot be converted; names the layer and the cure.
     """
     readers, parts = layers_and_readers(model, target), {}
     with lq.context.quantized_scope(True):
@@ -93,7 +91,7 @@ def make_plan(model: tf.keras.Model, target: Target) -> Plan:
     for layer in readers:
         require(
             all(np.isfinite(value).all() for value in weights[layer.name]),
-            f"layer {layer.name!r} has weights that are not finite; train it anew",
+            f"layer {layer.name!r} has weights that are not finite; train the network again",
         )
         if isinstance(layer, CONVOLUTIONS):
             parts[layer] = one_bit_part(layer, weights[layer.name][0], target)
@@ -102,9 +100,9 @@ def make_plan(model: tf.keras.Model, target: Target) -> Plan:
         plan.notes.append(target.float_inputs.format(plan.packable))
     inputs_only = [layer.name for layer, part in parts.items() if part == "inputs"]
     if inputs_only:
-        plan.notes.append(f"stay float, as their weights are: {', '.join(inputs_only)}")
+        plan.notes.append(f"float because their weights are float: {', '.join(inputs_only)}")
     _drop_hardtanh(plan)
-    norms.fold(plan)
+    _fold_batch_norms(plan)
     return plan
 
 
@@ -115,23 +113,22 @@ def require(condition, message: str) -> None:
 
 
 def layers_and_readers(model, target) -> dict:
-    """From each layer, in the order in which they run, to the layers that read it."""
+    """Returns the layers in execution order, each with the layers that read it."""
     require(
         _compat.is_functional(model),
-        f"{model.name!r} is not a functional Keras model, so that its layers cannot be followed; "
-        "build it with tf.keras.Model(inputs, outputs)",
+        f"{model.name!r} is not a functional Keras model; build it with tf.keras.Model(inputs, "
+        "outputs)",
     )
     require(
         len(model.inputs) == len(model.outputs) == 1,
-        f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; make a "
-        "tf.keras.Model with one of each",
+        f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of "
+        "each is supported",
     )
     shape = model.input_shape
     require(
         len(shape) == 4 and None not in shape[1:],
-        f"the input {model.inputs[0].node.layer.name!r} has the shape {shape}, but a device needs "
-        "[batch, height, width, channels], all but the first known; build the network with "
-        "input_shape=(height, width, channels) and load the weights into it",
+        f"the input {model.inputs[0].node.layer.name!r} has the shape {shape}; a device needs a "
+        "known size: build the network with input_shape=(height, width, channels)",
     )
     readers = {}
     for node in _compat.nodes_in_order(model):
@@ -139,7 +136,7 @@ def layers_and_readers(model, target) -> dict:
         _check_layer(layer, target)
         require(
             layer not in readers,
-            f"layer {layer.name!r} is used more than once; make a layer for every use",
+            f"layer {layer.name!r} is used more than once; create one layer for each use",
         )
         readers[layer] = []
         for parent in node.parent_nodes:
@@ -151,55 +148,51 @@ def _check_layer(layer, target):
     symmetric = isinstance(layer, (blocks.SymmetricConv2D, blocks.SymmetricMaxPool2D))
     require(
         target.symmetric_padding or not symmetric,
-        f'layer {layer.name!r} has padding="symmetric", which {target.name} does not have and its '
-        'converter gets wrong; build and train the network with padding="same"',
+        f'layer {layer.name!r} has padding="symmetric", which {target.name} does not support; '
+        'build and train the network with padding="same"',
     )
     require(
         type(layer) in target.layers,
-        f"layer {layer.name!r} is a {type(layer).__name__}, which is not known to convert "
-        "rightly; use layers as in irnet_tf.models, and do what it does outside the model",
+        f"layer {layer.name!r} is a {type(layer).__name__}, which is not supported; use the "
+        "layers of irnet_tf.models, or move it out of the model",
     )
     name = activation_name(layer)
     require(
         name is None or target.activations is None or name in target.activations,
-        f"layer {layer.name!r} has the activation {name!r}, which is not known to convert rightly; "
-        f"use one of {', '.join(target.activations or ())}",
+        f"layer {layer.name!r} has the activation {name!r}, which is not supported; use one of "
+        f"{', '.join(target.activations or ())}",
     )
-    axis = getattr(layer, "axis", None)
+    last = True
+    if isinstance(layer, tf.keras.layers.BatchNormalization):
+        [axis] = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+        last = axis in (-1, len(layer.input_shape) - 1)
     require(
-        getattr(layer, "data_format", "channels_last") == "channels_last"
-        and (not isinstance(layer, tf.keras.layers.BatchNormalization) or _last(axis, layer)),
-        f"layer {layer.name!r} does not have its channels last; build the network with "
-        "data_format='channels_last'",
+        last and getattr(layer, "data_format", "channels_last") == "channels_last",
+        f"layer {layer.name!r} does not have channels last; use data_format='channels_last'",
     )
 
 
 def activation_name(layer) -> str | None:
-    """The name of a layer's activation function; None if it has none."""
+    """Returns the name of a layer's activation function, or None."""
     function = getattr(layer, "activation", None)
     return function and getattr(function, "__name__", type(function).__name__)
 
 
-def _last(axis, layer):
-    [axis] = axis if isinstance(axis, (list, tuple)) else [axis]
-    return axis in (-1, len(layer.input_shape) - 1)
-
-
 def one_bit_part(layer, kernel, target) -> str | None:
-    """What of a convolution is 1-bit: `"both"`, `"weights"`, `"inputs"` or None."""
+    """Returns the 1-bit part of a convolution: `"both"`, `"weights"`, `"inputs"` or None."""
     weights, inputs = layer.kernel_quantizer is not None, layer.input_quantizer is not None
     if inputs:
         probe = layer.input_quantizer(tf.constant([-2.0, -0.5, 0.0, 0.5, 2.0]))
         require(
             np.array_equal(probe, [-1, -1, 1, 1, 1]),
-            f"layer {layer.name!r} quantizes its input to something other than a sign, which "
-            f"{target.name} has no operator for; use ede_sign, ste_sign or approx_sign",
+            f"layer {layer.name!r} has an input quantizer that is not a sign, which {target.name} "
+            "does not support; use ede_sign, ste_sign or approx_sign",
         )
     if weights:
         require(
             (np.abs(kernel) == np.abs(kernel[:1, :1, :1])).all() and kernel.all(),
-            f"layer {layer.name!r} has quantized weights of more than one magnitude, or zeros, in "
-            "an output channel, which is not 1-bit; use libra_pb, ste_sign or magnitude_aware_sign",
+            f"layer {layer.name!r} has quantized weights that are not 1-bit (zeros, or several "
+            "magnitudes per channel); use libra_pb, ste_sign or magnitude_aware_sign",
         )
     if weights and inputs:
         require(
@@ -213,27 +206,84 @@ def one_bit_part(layer, kernel, target) -> str | None:
 
 
 def check_span(layer, target) -> None:
-    """Larq's fast kernels compute the zero padding wrongly if it lies on both sides at once."""
+    """Rejects zero padding on both sides of a window, which Larq's kernels compute wrongly."""
     sides = layer.input_shape[1:3]
     spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate)]
     require(
         layer.padding != "same" or all(side >= span for side, span in zip(sides, spans)),
-        f"layer {layer.name!r} gets {sides[0]}x{sides[1]} pixels, fewer than the "
-        f"{spans[0]}x{spans[1]} of its kernel, which {target.name} computes wrongly; build "
-        "the network with a larger input_shape",
+        f"layer {layer.name!r} gets {sides[0]}x{sides[1]} pixels, fewer than its kernel spans "
+        f"({spans[0]}x{spans[1]}), which {target.name} computes wrongly; use a larger input_shape",
     )
 
 
 def _drop_hardtanh(plan):
+    """Drops each Hardtanh that only signs read, since sign(Hardtanh(x)) = sign(x)."""
     plan.dropped = [
         layer
-        for layer, others in plan.readers.items()
+        for layer, readers in plan.readers.items()
         if type(layer) is blocks.HardTanh
-        and others
-        and all(plan.parts.get(reader) in ("both", "inputs") for reader in others)
+        and readers
+        and all(plan.parts.get(reader) in ("both", "inputs") for reader in readers)
     ]
     if plan.dropped:
+        names = ", ".join(layer.name for layer in plan.dropped)
+        plan.notes.append(f"dropped {len(plan.dropped)} Hardtanh that only signs read: {names}")
+
+
+def _fold_batch_norms(plan):
+    """Turns batch norms between a 1-bit convolution and the next one's sign into thresholds.
+
+    A max pooling in front of the batch norm changes places with it, as thresholds commute with
+    the maximum. Channels with a falling batch norm are negated, also in the next kernel.
+    """
+
+    def next_of(layer, kind=tf.keras.layers.Layer):
+        readers = plan.readers.get(layer, [])
+        return readers[0] if len(readers) == 1 and isinstance(readers[0], kind) else None
+
+    folded = []
+    for conv in (layer for layer, part in plan.parts.items() if part == "both"):
+        pool = next_of(conv, tf.keras.layers.MaxPooling2D)
+        norm = next_of(pool or conv, tf.keras.layers.BatchNormalization)
+        reader = next_of(norm)
+        reader = next_of(reader) if type(reader) is blocks.HardTanh else reader
+        linear = not conv.use_bias and conv.activation is tf.keras.activations.linear
+        if not norm or not linear or plan.parts.get(reader) != "both":
+            continue
+        weights, negative = _threshold(norm, plan.kernel(conv.name))
+        if negative.any() and reader.padding == "same" and reader.pad_values:
+            continue  # the padding would have the wrong sign
+        plan.weights[norm.name] = weights
+        plan.negated[reader.name] = negative
+        plan.kernel(reader.name)[:, :, negative] *= -1
+        folded.append(norm.name)
+        if pool:
+            plan.moved[pool], plan.moved[norm] = norm, pool
+            plan.notes.append(f"moved {norm.name} in front of {pool.name}")
+    if folded:
         plan.notes.append(
-            f"left out {len(plan.dropped)} Hardtanh that only signs read, as sign(Hardtanh(x)) = "
-            f"sign(x): {', '.join(layer.name for layer in plan.dropped)}"
+            f"replaced {len(folded)} batch norms that only signs read by thresholds: "
+            f"{', '.join(folded)}"
         )
+
+
+def _threshold(norm, kernel):
+    """Returns ([gamma, beta, mean, variance] of a threshold with the norm's sign, negated).
+
+    A 1-bit convolution yields integers times the magnitude of its weights. The threshold lies
+    half-way between the two integers where the norm, computed by TensorFlow, changes sign.
+    """
+    magnitude = np.abs(kernel[0, 0, 0]).astype(np.float32)
+    most = int(np.prod(kernel.shape[:3]))
+    sums = np.arange(-most, most + 1, dtype=np.float32)[:, None, None, None] * magnitude
+    mean, variance = (np.asarray(v, np.float32) for v in (norm.moving_mean, norm.moving_variance))
+    gamma = np.asarray(norm.gamma, np.float32) if norm.scale else np.ones_like(mean)
+    beta = np.asarray(norm.beta, np.float32) if norm.center else np.zeros_like(mean)
+    values, *_ = tf.compat.v1.nn.fused_batch_norm(
+        sums, gamma, beta, mean, variance, norm.epsilon, is_training=False
+    )
+    positive = values.numpy()[:, 0, 0] >= 0
+    negated = positive[0] & ~positive[-1]
+    threshold = (positive == negated).sum(0) - most - 0.5
+    ones = np.ones_like(magnitude)
+    return [ones, 0 * ones, (magnitude * threshold).astype(np.float32), ones], negated

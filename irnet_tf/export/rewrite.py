@@ -1,19 +1,23 @@
-"""Copies of a network: as a plan has it, as it is, and its full-precision twin."""
+"""Copies of a network for export, and its normalisation and facts."""
 
 from __future__ import annotations
 
-from irnet_tf.export.plan import CONVOLUTIONS, Plan
+import dataclasses
+
+from irnet_tf.export.plan import CONVOLUTIONS, Plan, require
+from irnet_tf.model_config import get_model_config
+import numpy as np
 import tensorflow as tf
 
 
 def copy(model, make=None, weights=None, batch_size=None) -> tf.keras.Model:
-    """A float32 copy.
+    """Returns a float32 copy of a model.
 
     Args:
-        model: which is left as it is.
-        make: from a layer and its configuration to its copy; None: the same layer.
-        weights: by layer's name; None: the model's.
-        batch_size: of the copy; None: any.
+        model: Keras model. It is not changed.
+        make: Function from a layer and its config to the new layer; default: the same layer.
+        weights: Arrays by layer name; default: the model's.
+        batch_size: Batch size of the copy; None: any.
     """
     weights = weights or {layer.name: layer.get_weights() for layer in model.layers}
     make = make or (lambda layer, config: type(layer).from_config(config))
@@ -30,7 +34,7 @@ def copy(model, make=None, weights=None, batch_size=None) -> tf.keras.Model:
 
 
 def rewritten(model: tf.keras.Model, plan: Plan) -> tf.keras.Model:
-    """A copy of batch 1 as planned: weights quantized, kernel quantizers gone, signs plain."""
+    """Returns the planned network with batch size 1: quantized weights, plain signs."""
 
     def make(layer, config):
         if layer in plan.dropped:
@@ -48,8 +52,8 @@ def rewritten(model: tf.keras.Model, plan: Plan) -> tf.keras.Model:
     return copy(model, make, plan.weights, batch_size=1)
 
 
-def float_twin(model: tf.keras.Model) -> tf.keras.Model:
-    """The full-precision twin, with the same layers and latent weights, of batch 1."""
+def full_precision(model: tf.keras.Model) -> tf.keras.Model:
+    """Returns the full-precision counterpart: same layers and latent weights, batch size 1."""
 
     def make(layer, config):
         if isinstance(layer, CONVOLUTIONS):
@@ -60,7 +64,7 @@ def float_twin(model: tf.keras.Model) -> tf.keras.Model:
 
 
 def trace(model, normalise=None):
-    """(holder of the variables, concrete function) of batch 1; `normalise` as of `inputs`."""
+    """Returns (module that holds the variables, concrete function for batch size 1)."""
 
     def call(images):
         x = images
@@ -73,3 +77,72 @@ def trace(model, normalise=None):
     dtype = tf.uint8 if normalise else tf.float32
     spec = tf.TensorSpec((1, *model.input_shape[1:]), dtype, "images")
     return module, tf.function(call).get_concrete_function(spec)
+
+
+def normalisation(model, uint8_input: bool, mean=None, std=None):
+    """Returns the normalisation that a file with `uint8_input` contains.
+
+    Args:
+        model: Keras model.
+        uint8_input: If True, the file takes pixels 0 to 255.
+        mean, std: Statistics of images between 0 and 1, for a network whose model config has no
+            preprocessing; one number, or one per channel.
+
+    Returns:
+        None without `uint8_input`, else float32 `(scale, offset)`, one value per channel, with
+        `x * scale + offset == (x / 255 - mean) / std`.
+
+    Raises:
+        ValueError: If mean or std are missing, superfluous or out of range.
+    """
+    given = mean is not None or std is not None
+    if not uint8_input:
+        require(not given, "mean and std need uint8_input=True")
+        return None
+    config = get_model_config(model)
+    if config and config.preprocessing:
+        require(
+            not given,
+            f"the network has its own preprocessing ({config.preprocessing}); omit mean and std",
+        )
+        return config.preprocessing.scale_and_offset()
+    require(
+        mean is not None and std is not None,
+        "uint8_input=True needs a normalisation: give mean and std (of images between 0 and 1), or "
+        "set a model config with preprocessing (irnet_tf.model_config.set_model_config)",
+    )
+    channels = model.input_shape[-1]
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    for name, value in (("mean", mean), ("std", std)):
+        require(
+            value.shape in ((), (1,), (channels,)) and np.isfinite(value).all(),
+            f"{name} must be one finite number or {channels}, one per channel, got {value}",
+        )
+    require((std > 0).all(), f"std must be above 0, got {std.tolist()}")
+    return tuple(
+        np.broadcast_to(value, channels).astype(np.float32)
+        for value in (1 / (255 * std), -mean / std)
+    )
+
+
+def facts_of(model, uint8_input: bool, mean=None, std=None) -> dict:
+    """Returns the facts that are stored in a file for `zoo.runtime`, as JSON types.
+
+    Returns:
+        `network` (name), `output` (`"logits"` or `"probabilities"`), `uint8_input`, and if known
+        `classes` (names in output order) and `preprocessing` (`size`, `mean`, `std`, `crop`).
+    """
+    config = get_model_config(model)
+    facts = {"network": model.name, "output": "logits", "uint8_input": uint8_input}
+    height, width, channels = model.input_shape[1:]
+    if config is None:
+        if uint8_input and height == width and channels == 3:
+            mean, std = (np.broadcast_to(v, 3).astype(float).tolist() for v in (mean, std))
+            facts["preprocessing"] = {"size": height, "mean": mean, "std": std, "crop": 1.0}
+        return facts
+    facts.update(network=config.network or model.name, output=config.output)
+    if config.classes is not None and len(config.classes) == model.output_shape[-1]:
+        facts["classes"] = list(config.classes)
+    if config.preprocessing is not None and height == width:
+        facts["preprocessing"] = dataclasses.replace(config.preprocessing, size=height).to_dict()
+    return facts
