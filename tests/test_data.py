@@ -1,4 +1,4 @@
-"""Where images come from, and what may not depend on how they are read."""
+"""Digits, augmentation, and batches that depend on seed, epoch and index only."""
 
 from irnet_tf import data
 from irnet_tf.data import Split, augment
@@ -16,7 +16,7 @@ def digits():
 
 
 def counting_split(n=40, size=32):
-    """Image i is filled with i: what comes out tells which example it was."""
+    """All pixels of image i are i."""
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, size, size, 3))
 
     def read(index):
@@ -37,7 +37,7 @@ def joined(parts):
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
-def test_an_epoch_is_a_permutation_that_seed_and_epoch_decide():
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch():
     split = counting_split()
     labels = joined(batches(split))[1].reshape(3, 40)
     for epoch in labels:
@@ -47,7 +47,7 @@ def test_an_epoch_is_a_permutation_that_seed_and_epoch_decide():
     assert (labels != joined(batches(split, seed=4))[1].reshape(3, 40)).any()
 
 
-def test_what_is_left_over_differs_from_epoch_to_epoch():
+def test_the_images_that_do_not_fill_a_batch_differ_from_epoch_to_epoch():
     labels = joined(batches(counting_split(44), epochs=20))[1].reshape(20, 40)
     left = [frozenset(range(44)) - set(epoch) for epoch in labels]
     assert all(len(x) == 4 for x in left) and len(set(left)) > 1
@@ -62,8 +62,8 @@ def by_example(parts, steps, batch):
     }
 
 
-def test_an_example_depends_on_seed_epoch_and_index_alone(digits):
-    """Not on the batch size, resumption, or how many workers and replicas there are."""
+def test_an_example_depends_on_seed_epoch_and_index_only(digits):
+    """Not on batch size, resumption, workers or replicas."""
     split = Split(40, digits.train.read, 32)
     whole = batches(split)
     reference = by_example(whole, 5, 8)
@@ -72,8 +72,8 @@ def test_an_example_depends_on_seed_epoch_and_index_alone(digits):
     for key, image in reference.items():
         np.testing.assert_array_equal(other[key], image)
 
-    resumed = batches(split, first_epoch=1, first_step=2)
-    for (x, y), (a, b) in zip(whole[7:], resumed, strict=True):
+    resumed = batches(split, first_epoch=1)
+    for (x, y), (a, b) in zip(whole[5:], resumed, strict=True):
         np.testing.assert_array_equal(x, a)
         np.testing.assert_array_equal(y, b)
 
@@ -82,8 +82,8 @@ def test_an_example_depends_on_seed_epoch_and_index_alone(digits):
             batches(split, workers=workers, worker=w, replicas=replicas) for w in range(workers)
         ]
         for i, (x, _) in enumerate(whole):
-            together = [p[0] for part in parts for p in part[i * replicas : (i + 1) * replicas]]
-            np.testing.assert_array_equal(np.concatenate(together), x)
+            global_batch = [p[0] for part in parts for p in part[i * replicas : (i + 1) * replicas]]
+            np.testing.assert_array_equal(np.concatenate(global_batch), x)
 
 
 def test_augmentation_changes_from_epoch_to_epoch(digits):
@@ -128,32 +128,41 @@ def test_evaluation_sees_every_image_once_in_order():
 def test_digits_are_scikit_learns(digits):
     from sklearn.datasets import load_digits
 
-    theirs = load_digits()
+    original = load_digits()
     assert digits.train.num_examples + digits.test.num_examples == 1797
     assert digits.test.num_examples == 360 and digits.num_classes == 10
     images, labels = digits.test.read(tf.range(360))
     small = images.numpy()[..., 0].reshape(360, 8, 4, 8, 4).mean((2, 4)).reshape(360, 64)
-    distance = np.abs(small[:, None] - theirs.data * 255 / 16).mean(-1)
-    assert distance.min(1).max() < 20, "enlarging leaves every image close to one of theirs"
-    np.testing.assert_array_equal(theirs.target[distance.argmin(1)], labels)
-    assert min(np.bincount(labels)) >= 34, "every class is in the test set"
+    distance = np.abs(small[:, None] - original.data * 255 / 16).mean(-1)
+    assert distance.min(1).max() < 20
+    np.testing.assert_array_equal(original.target[distance.argmin(1)], labels)
+    assert min(np.bincount(labels)) >= 34
 
 
-def test_batch_larger_than_the_data():
-    with pytest.raises(ValueError, match="batch_size 41 is larger than the 40 training images"):
-        batches(counting_split(), batch_size=41)
+@pytest.mark.parametrize(("devices", "expected"), [(1, 40), (3, 39)])
+def test_a_split_smaller_than_a_batch_is_one_batch(devices, expected):
+    split = counting_split()
+    parts = batches(split, batch_size=48, replicas=devices, epochs=2)
+    assert data.steps_per_epoch(split, 48) == 1 and data.steps_per_epoch(split, 16) == 2
+    labels = joined(parts)[1].reshape(2, expected)
+    assert len(parts) == 2 * devices and all(len(set(epoch)) == expected for epoch in labels)
 
 
-def test_batch_that_does_not_divide():
-    with pytest.raises(ValueError, match="does not divide by 3 devices"):
-        batches(counting_split(), batch_size=8, workers=3)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 8, "workers": 3}, "batch_size 8 is not divisible by 3 devices"),
+        ({"batch_size": 64, "workers": 64}, "40 images are too few for 64 devices"),
+        ({"augmentation": "nope"}, "augmentation must be one of .*'shift', .*got 'nope'"),
+    ],
+)
+def test_invalid_batches(changes, message):
+    with pytest.raises(ValueError, match=message):
+        batches(counting_split(), **changes)
 
 
-def test_unknown_augmentation():
-    with pytest.raises(ValueError, match="augmentation must be one of .*'shift', .*got 'nope'"):
-        batches(counting_split(), augmentation="nope")
-
-
-def test_unknown_data_set():
-    with pytest.raises(ValueError, match="unknown data set 'mnist'; .*digits, cifar10"):
+def test_an_unknown_data_set_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; .*digits, cifar10, imagenet20"):
         data.load("mnist")
+    with pytest.raises(ValueError, match="unknown data set 'cifra10'; did you mean cifar10"):
+        data.load("cifra10")

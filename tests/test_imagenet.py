@@ -1,11 +1,9 @@
-"""ImageNet as TFDS prepares it, and images of varied sizes in general."""
+"""ImageNet as TFDS prepares it, and images of varied sizes."""
 
 import dataclasses
 import io
-import logging
 import os
 import struct
-import time
 
 from irnet_tf import data
 from irnet_tf.data import augment
@@ -15,13 +13,15 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
+from tests.test_data import joined
+
 SIZES = [(90, 120), (120, 90), (64, 64), (75, 200), (150, 100), (33, 47)]
 MEAN, STD = np.array(IMAGENET.mean), np.array(IMAGENET.std)
 PLAIN = Preprocessing(32, (0.0,) * 3, (1.0,) * 3, crop=224 / 256)  # from 0 ... 255 to 0 ... 1
 
 
 def coordinates(height, width):
-    """A smooth picture whose red is x, whose green is y and whose blue is neither."""
+    """A smooth picture: red is x, green is y, blue is constant."""
     y, x = np.mgrid[0:height, 0:width]
     channels = 255 * x / (width - 1), 255 * y / (height - 1), 100 + 0 * x
     return Image.fromarray(np.rint(np.stack(channels, -1)).astype(np.uint8))
@@ -34,7 +34,7 @@ def encoded(picture, kind="JPEG", **options):
 
 
 def pictures():
-    """Files of varied sizes, among them a grey and a CMYK JPEG and a PNG in JPEG's clothes."""
+    """JPEG files of varied sizes, one of them grey, one CMYK, and a PNG file."""
     files = [encoded(coordinates(*SIZES[i % len(SIZES)])) for i in range(21)]
     files.append(encoded(coordinates(80, 100).convert("L")))
     files.append(encoded(coordinates(80, 100).convert("CMYK")))
@@ -90,12 +90,8 @@ def evaluation(split, **changes):
     return [(x.numpy(), y.numpy()) for x, y in data.evaluation_batches(split, **arguments)]
 
 
-def joined(parts):
-    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
-
-
 def pil_evaluation_crop(file, size=32):
-    """The shorter side made 8 / 7 of `size`, and the middle cut out."""
+    """Resizes the shorter side to 8 / 7 of `size` and crops the centre."""
     image = Image.open(io.BytesIO(file)).convert("RGB")
     scale = size * 8 / 7 / min(image.size)
     width, height = (size * 8 / 7 if s == min(image.size) else s * scale for s in image.size)
@@ -104,10 +100,7 @@ def pil_evaluation_crop(file, size=32):
     return np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
 
 
-# ---- reading -----------------------------------------------------------------------------------
-
-
-def test_every_record_is_read_as_it_was_written(imagenet, folder):
+def test_records_are_read_as_written(imagenet, folder):
     assert len(shards(folder)) == 3
     assert imagenet.name == "ImageNet" and imagenet.num_classes == 1000
     assert imagenet.class_names[0] == "n01440764"
@@ -121,21 +114,20 @@ def test_every_record_is_read_as_it_was_written(imagenet, folder):
     assert sorted(seen) == list(range(24))
 
 
-def test_evaluation_sees_what_pil_shows(imagenet):
-    """Grey, CMYK and PNG files among them."""
+def test_evaluation_images_equal_pillows(imagenet):
     parts = evaluation(imagenet.test)
     assert [len(y) for _, y in parts] == [10, 10, 4]
     images, labels = joined(parts)
     assert sorted(labels) == list(range(24))
     for image, label in zip(images * 255, labels):
         difference = np.abs(image - pil_evaluation_crop(pictures()[label]))
-        # Half a pixel of a picture that runs from 0 to 255 over 33 pixels is 4.
+        # 4 is half a pixel: 0 to 255 over 33 pixels.
         assert difference.mean() < 4 and difference.max() < 16, label
 
 
 @pytest.mark.parametrize("size", [(480, 384), (384, 480), (640, 512)])
 def test_imagenet_evaluation_crop_at_224(size):
-    """Of sizes at which PIL cuts at whole pixels; it takes those around the crop in as well."""
+    """At sizes whose crop has integer coordinates. Pillow also filters pixels around the crop."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
     file = encoded(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC))
     split = data.Split(1, lambda index: (tf.constant(file), tf.constant(0)))
@@ -144,7 +136,7 @@ def test_imagenet_evaluation_crop_at_224(size):
     assert difference.mean() < 0.5 and difference[2:-2, 2:-2].max() < 3 and difference.max() < 8
 
 
-def test_evaluation_shares_the_images_among_workers(imagenet):
+def test_evaluation_splits_the_images_among_workers(imagenet):
     labels = joined(evaluation(imagenet.test))[1]
     for i in range(3):
         part = joined(evaluation(imagenet.test, workers=3, worker=i))[1]
@@ -152,44 +144,30 @@ def test_evaluation_shares_the_images_among_workers(imagenet):
 
 
 def test_images_are_normalised(imagenet):
-    plain, labels = joined(evaluation(imagenet.test))
-    normalised, again = joined(
-        evaluation(imagenet.test, preprocessing=dataclasses.replace(IMAGENET, size=32))
-    )
-    np.testing.assert_array_equal(labels, again)
+    plain, _ = joined(evaluation(imagenet.test))
+    preprocessing = dataclasses.replace(IMAGENET, size=32)
+    normalised, _ = joined(evaluation(imagenet.test, preprocessing=preprocessing))
     np.testing.assert_allclose(normalised, (plain - MEAN) / STD, atol=1e-5)
 
 
 def test_training_does_not_depend_on_workers_or_resumption(imagenet):
-    """The same examples, cropped, flipped and coloured alike."""
+    """The same examples with the same augmentation."""
     whole = training(imagenet.train, batch_size=6)
     assert len(whole) == 8
     for epoch in (whole[:4], whole[4:]):
         assert sorted(joined(epoch)[1]) == list(range(24))
-    for workers in (3,):
-        parts = [
-            training(imagenet.train, batch_size=6, workers=workers, worker=i)
-            for i in range(workers)
-        ]
-        for step, (images, labels) in enumerate(whole):
-            np.testing.assert_array_equal(joined([part[step] for part in parts])[1], labels)
-            np.testing.assert_array_equal(joined([part[step] for part in parts])[0], images)
-    resumed = training(imagenet.train, batch_size=6, first_epoch=1, first_step=2)
-    for (images, labels), (again, labels_again) in zip(whole[6:], resumed, strict=True):
-        np.testing.assert_array_equal(labels, labels_again)
-        np.testing.assert_array_equal(images, again)
+    parts = [training(imagenet.train, batch_size=6, workers=3, worker=i) for i in range(3)]
+    resumed = training(imagenet.train, batch_size=6, first_epoch=1)
+    global_batches = [joined([part[step] for part in parts]) for step in range(8)]
+    for expected, found in zip([*whole, *whole[4:]], [*global_batches, *resumed], strict=True):
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_training_batches_have_a_static_shape(imagenet):
-    batches = data.training_batches(
-        imagenet.train,
-        batch_size=8,
-        preprocessing=PLAIN,
-        augmentation="imagenet",
-        seed=0,
-        epochs=1,
-    )
-    images, labels = batches.element_spec
+    images, labels = data.training_batches(
+        imagenet.train, batch_size=8, preprocessing=PLAIN, augmentation="imagenet", seed=0, epochs=1
+    ).element_spec
     assert images.shape == (8, 32, 32, 3) and images.dtype == tf.float32
     assert labels.shape == (8,) and labels.dtype == tf.int32
 
@@ -223,7 +201,7 @@ def test_random_boxes_cover_the_published_range():
     areas = found[:, 2] * found[:, 3] / (2500 * 2000)
     ratios = found[:, 3] / found[:, 2]
     assert 0.0795 < areas.min() < 0.12 and 0.9 < areas.max() <= 1
-    small = areas < 0.4  # those that fit whatever their ratio
+    small = areas < 0.4  # fit at any aspect ratio
     assert 0.749 < ratios[small].min() < 0.77 and 1.3 < ratios[small].max() < 1.335
     np.testing.assert_allclose(areas[small], (0.08 + 0.92 * numbers[:, 0])[small], rtol=0.01)
     places = found[:, :2] / np.maximum([2500, 2000] - found[:, 2:], 1)
@@ -242,7 +220,7 @@ def test_a_crop_shows_its_box_shrunk_by_a_power_of_two(kind, width, ratio):
     for axis, channel, begin, length in ((1, 0, left, 400), (0, 1, top, 300)):
         centres = begin + (np.arange(found.shape[axis]) + 0.5) * ratio - 0.5
         seen = found[..., channel].mean(1 - axis)
-        # A box that is no multiple of the ratio is cut short, or stretched, by less than it.
+        # A box that is not a multiple of the ratio is cropped or stretched by less than it.
         np.testing.assert_allclose(seen, 255 * centres / (length - 1), atol=1.5 + ratio)
     whole = augment.crop(tf.constant(file), box, None).numpy()
     cut = np.asarray(picture)[top : top + height, left : left + width]
@@ -251,7 +229,7 @@ def test_a_crop_shows_its_box_shrunk_by_a_power_of_two(kind, width, ratio):
 
 def test_half_of_the_images_are_flipped(imagenet):
     images, labels = joined(training(imagenet.train, epochs=10))
-    images = images[np.isin(labels, range(21))]  # those in full colour
+    images = images[np.isin(labels, range(21))]  # RGB files
     flipped = images[:, :, -1, 0].mean(1) < images[:, :, 0, 0].mean(1)
     upside_down = images[:, -1, :, 1].mean(1) < images[:, 0, :, 1].mean(1)
     assert 0.35 < flipped.mean() < 0.65 and not upside_down.any()
@@ -267,24 +245,22 @@ def numbers_for(brightness=1.0, contrast=1.0, saturation=1.0, turn=0.0):
     return numbers
 
 
-def test_brightness_contrast_and_saturation_are_pils(rng):
-    """ImageEnhance is what torchvision's ColorJitter uses on images of PIL."""
+@pytest.mark.parametrize("factor", [0.8, 0.93, 1.2])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("brightness", "Brightness"), ("contrast", "Contrast"), ("saturation", "Color")],
+)
+def test_brightness_contrast_and_saturation_equal_pillows(rng, name, kind, factor):
+    """torchvision's ColorJitter uses ImageEnhance for Pillow images."""
     from PIL import ImageEnhance
 
-    pixels = rng.integers(70, 180, (16, 16, 3)).astype(np.uint8)  # nothing is cut off
-    kinds = {
-        "brightness": ImageEnhance.Brightness,
-        "contrast": ImageEnhance.Contrast,
-        "saturation": ImageEnhance.Color,
-    }
-    for name, kind in kinds.items():
-        for factor in (0.8, 0.93, 1.2):
-            ours = augment.jitter(tf.constant(pixels[None]), numbers_for(**{name: factor}))[0]
-            theirs = np.asarray(kind(Image.fromarray(pixels)).enhance(factor), float)
-            assert np.abs(ours - theirs).max() < 1.5, (name, factor)
+    pixels = rng.integers(70, 180, (16, 16, 3)).astype(np.uint8)  # nothing is clipped
+    found = augment.jitter(tf.constant(pixels[None]), numbers_for(**{name: factor}))[0]
+    expected = getattr(ImageEnhance, kind)(Image.fromarray(pixels)).enhance(factor)
+    assert np.abs(found - np.asarray(expected, float)).max() < 1.5
 
 
-def test_hue_turns_colours_and_keeps_grey_and_luma(rng):
+def test_hue_rotates_colours_and_keeps_grey_and_luma(rng):
     luma = np.array([0.299, 0.587, 0.114])
     pixels = rng.uniform(90, 160, (1, 8, 8, 3)).astype(np.float32)
     turned = augment.jitter(tf.constant(pixels), numbers_for(turn=0.1)).numpy()
@@ -300,17 +276,17 @@ def test_hue_turns_colours_and_keeps_grey_and_luma(rng):
     np.testing.assert_allclose(augment.jitter(tf.constant(grey), numbers_for(turn=0.1)), grey)
 
 
-def test_jitter_takes_every_image_by_its_own_numbers(rng):
+def test_jitter_uses_each_images_own_numbers(rng):
     images = rng.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
     numbers = rng.random((5, augment.RANDOM_NUMBERS)).astype(np.float32)
-    together = augment.jitter(tf.constant(images), tf.constant(numbers)).numpy()
-    assert together.min() >= 0 and together.max() <= 255
+    batch = augment.jitter(tf.constant(images), tf.constant(numbers)).numpy()
+    assert batch.min() >= 0 and batch.max() <= 255
     for i in range(5):
-        alone = augment.jitter(tf.constant(images[i : i + 1]), tf.constant(numbers[i : i + 1]))
-        np.testing.assert_allclose(together[i], alone[0], atol=1e-3)
+        single = augment.jitter(tf.constant(images[i : i + 1]), tf.constant(numbers[i : i + 1]))
+        np.testing.assert_allclose(batch[i], single[0], atol=1e-3)
 
 
-# ---- what goes wrong ---------------------------------------------------------------------------
+# ---- damage ------------------------------------------------------------------------------------
 
 
 def test_missing_data(tmp_path):
@@ -319,85 +295,20 @@ def test_missing_data(tmp_path):
         data.load("imagenet2012", str(tmp_path))
 
 
-def test_unknown_choice():
-    with pytest.raises(ValueError, match="unreadable must be one of 'stop', 'skip', got 'ignore'"):
-        data.load("digits", unreadable="ignore")
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    """Pictures 3 and 17 are not whole; a whole one's record has a wrong checksum."""
+@pytest.mark.parametrize("batches", [training, evaluation])
+def test_truncated_images_are_listed(tmp_path, batches):
     files = pictures()
     for i in (3, 17):
         files[i] = files[i][: len(files[i]) // 2]
-    return write_imagenet(tmp_path, files)
+    images = data.load("imagenet2012", str(write_imagenet(tmp_path, files)))
+    with pytest.raises(data.UnreadableImages) as caught, data.report_unreadable_images(images):
+        batches(images.train)
+    assert len(caught.value.images) == 4, "two in each split"
+    for name in ("n00000003_1.JPEG", "n00000017_1.JPEG"):
+        assert any(image.startswith(f"{name} (record ") for image in caught.value.images)
 
 
-def test_a_truncated_image_stops_by_name(damaged):
-    images = data.load("imagenet2012", str(damaged))
-    for batches in (training, evaluation):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="cannot be read"):
-            batches(images.train)
-        with (
-            pytest.raises(
-                ValueError,
-                match=r"^cannot read image\(s\) n000000(03|17)_1.JPEG \(record \d+ of .*tfrecord"
-                r".*\); repair or remove them, or leave them out with unreadable='skip'$",
-            ),
-            data.naming_unreadable_images(),
-        ):
-            try:
-                batches(images.train)
-            except tf.errors.InvalidArgumentError:
-                time.sleep(0.5)  # what reads ahead goes on meanwhile
-                raise
-
-
-def test_other_errors_stay_what_they_are():
-    with pytest.raises(tf.errors.InvalidArgumentError), data.naming_unreadable_images():
-        tf.io.decode_jpeg("no image")
-
-
-def test_truncated_images_are_skipped_and_counted(damaged, caplog):
-    images = data.load("imagenet2012", str(damaged), unreadable="skip")
-    bad, bad_train = (
-        {i for i in range(24) if int(split.example(i)[1]) in (3, 17)}
-        for split in (images.test, images.train)
-    )
-    with caplog.at_level(logging.WARNING):
-        labels = joined(evaluation(images.test))[1]
-        assert set(images.test.skipped()) == bad and images.train.skipped() == []
-    assert list(labels) == [int(images.test.example(i)[1]) for i in range(24) if i not in bad]
-    [message] = caplog.messages
-    assert message.startswith("2 image(s) could not be read and were skipped: n000000")
-    caplog.clear()
-
-    with caplog.at_level(logging.WARNING), data.naming_unreadable_images():
-        parts = training(images.train, batch_size=6)
-    assert [len(y) for _, y in parts] == [6] * 8
-    assert set(images.train.skipped()) == bad_train, "each once, whatever the epochs"
-    [message] = caplog.messages
-    assert "2 image(s) could not be read" in message
-    # The next example stands in; the others are as if nothing had been.
-    order = [int(images.train.example(i)[1]) for i in range(24)]
-    expected = sorted(
-        [*(set(range(24)) - {3, 17}), *(order[(order.index(i) + 1) % 24] for i in (3, 17))]
-    )
-    for epoch in (parts[:4], parts[4:]):
-        assert sorted(joined(epoch)[1]) == expected
-
-
-def test_skipping_changes_no_other_image_and_not_with_workers(damaged):
-    images = data.load("imagenet2012", str(damaged), unreadable="skip")
-    whole = training(images.train, batch_size=6)
-    parts = [training(images.train, batch_size=6, workers=2, worker=i) for i in range(2)]
-    for step, (x, y) in enumerate(whole):
-        together = joined([part[step] for part in parts])
-        np.testing.assert_array_equal(together[1], y)
-        np.testing.assert_array_equal(together[0], x)
-
-
-def test_a_record_with_a_wrong_checksum_is_named_by_its_place(tmp_path):
+def test_a_record_with_a_wrong_checksum_is_listed_by_its_position(tmp_path):
     write_imagenet(tmp_path, pictures())
     path = shards(tmp_path)[1]
     content = bytearray(path.read_bytes())
@@ -406,12 +317,10 @@ def test_a_record_with_a_wrong_checksum_is_named_by_its_place(tmp_path):
     path.write_bytes(content)
     images = data.load("imagenet2012", str(tmp_path))
     with (
-        pytest.raises(ValueError, match=f"record 0 of {path}"),
-        data.naming_unreadable_images(),
+        pytest.raises(data.UnreadableImages, match=f"record 0 of {path}"),
+        data.report_unreadable_images(images),
     ):
         evaluation(images.train)
-    images = data.load("imagenet2012", str(tmp_path), unreadable="skip")
-    assert len(joined(evaluation(images.train))[1]) == 23
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "one record less"])
@@ -425,7 +334,7 @@ def test_a_damaged_shard_is_named(tmp_path, change):
         path.write_bytes(content + content[:500])
     else:
         path.write_bytes(content[struct.unpack("<Q", content[:8])[0] + 16 :])
-    with pytest.raises(ValueError, match=f"{path} .*copy it again, or prepare it anew"):
+    with pytest.raises(ValueError, match=f"{path} .*copy it again, or prepare it again"):
         data.load("imagenet2012", str(tmp_path))
 
 
@@ -439,37 +348,26 @@ def test_the_newest_prepared_version_is_opened(tmp_path):
 # ---- op determinism ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def op_determinism():
+def test_images_are_read_in_parallel_under_op_determinism(imagenet, monkeypatch):
+    """TensorFlow runs a pipeline serially if one of its functions is stateful."""
+    from irnet_tf.data import pipeline
+    from tensorflow.python.data.experimental.ops import testing
     from tensorflow.python.framework import config
 
+    examples_of = pipeline._examples
+
+    def watched(split, examples):
+        steps = ["ParallelInterleaveV4", "MapAndBatch"]
+        return examples_of(split, examples.apply(testing.assert_next(steps)))
+
+    monkeypatch.setattr(pipeline, "_examples", watched)
     tf.config.experimental.enable_op_determinism()
-    yield
-    config.disable_op_determinism()
-
-
-@pytest.mark.parametrize("unreadable", ["stop", "skip"])
-def test_images_are_read_in_parallel_under_op_determinism(
-    folder, unreadable, monkeypatch, op_determinism
-):
-    """TensorFlow then runs a whole pipeline serially if a step of it might change a state."""
-    from irnet_tf.data import reading
-    from tensorflow.python.data.experimental.ops import testing
-
-    steps = ["ParallelInterleaveV4", "ParallelMapV2", "IgnoreErrors"]
-    decoded = reading._decoded
-
-    def watched(examples, *arguments, parallel=True):
-        watch = testing.assert_next(steps) if parallel else lambda examples: examples
-        return decoded(examples.apply(watch), *arguments, parallel)
-
-    monkeypatch.setattr(reading, "_decoded", watched)
-    images = data.load("imagenet2012", str(folder), unreadable=unreadable)
-    assert len(training(images.train)) == 6 and len(evaluation(images.test)) == 3
-
-    # What it was before: a Python function anywhere behind.
-    spoilt = data.evaluation_batches(images.test, batch_size=10, preprocessing=PLAIN).map(
-        lambda images, labels: tf.numpy_function(lambda x: x, [labels], tf.int32)
-    )
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Asserted transformation matching"):
-        list(spoilt)
+    try:
+        assert len(training(imagenet.train)) == 6 and len(evaluation(imagenet.test)) == 3
+        serial = data.evaluation_batches(imagenet.test, batch_size=10, preprocessing=PLAIN).map(
+            lambda images, labels: tf.numpy_function(lambda x: x, [labels], tf.int32)
+        )
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Asserted transformation match"):
+            list(serial)
+    finally:
+        config.disable_op_determinism()

@@ -1,4 +1,4 @@
-"""What a network expects of an image, against NumPy and Pillow."""
+"""Preprocessing, against NumPy and Pillow."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ def pixels(height, width):
 
 
 @pytest.mark.parametrize("preprocessing", [CIFAR10, DIGITS, IMAGENET])
-def test_it_normalises(preprocessing):
+def test_normalisation(preprocessing):
     images = pixels(5, 7)
     expected = (images / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
     np.testing.assert_allclose(preprocessing.normalise(images), expected, atol=1e-5)
@@ -21,14 +21,14 @@ def test_it_normalises(preprocessing):
     np.testing.assert_allclose(images * scale + offset, expected, atol=1e-5)
 
 
-def test_an_image_of_its_size_is_normalised_only():
+def test_an_image_of_the_right_size_is_only_normalised():
     images = pixels(32, 32)
     np.testing.assert_allclose(CIFAR10(images), CIFAR10.normalise(images), atol=1e-6)
 
 
 @pytest.mark.parametrize("height, width", [(90, 60), (60, 90)])
 def test_the_centre_square_is_cropped_and_resized(height, width):
-    # Smooth: what antialiasing filters of Pillow and TensorFlow agree on.
+    # On smooth images the antialiasing filters of Pillow and TensorFlow agree.
     y, x = np.mgrid[:height, :width]
     image = np.stack([2 * y, 2 * x, y + x], -1).astype(np.uint8)
     left, top = (width - 60) // 2, (height - 60) // 2
@@ -43,16 +43,18 @@ def test_imagenets_crop_is_resize_256_crop_224():
     assert (top, left, height, width) == (16, 38, 224, 224)
 
 
-def test_it_comes_back_from_its_dictionary():
+def test_dictionary_round_trip():
     for preprocessing in (CIFAR10, IMAGENET):
         assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    ("change", "message"),
     [
         ({"size": 0}, "size must be"),
         ({"size": 2.5}, "size must be"),
+        ({"size": 60_000}, "size must be 1 to 4096 pixels, got 60000"),
+        ({"std": (10**400,) * 3}, "std must be three"),
         ({"mean": (0.5, 0.5)}, "mean must be three"),
         ({"mean": (0.5, 0.5, float("nan"))}, "mean must be three"),
         ({"mean": "abc"}, "mean must be three"),
@@ -61,6 +63,6 @@ def test_it_comes_back_from_its_dictionary():
         ({"crop": "all"}, "crop must be"),
     ],
 )
-def test_bad_values_are_named(change, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_values_are_rejected(change, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(CIFAR10, **change)

@@ -1,9 +1,8 @@
-"""Augmentation as published, as functions of images and of uniform random numbers.
+"""The published augmentations, as functions of images and uniform random numbers.
 
-Nothing here draws a random number: whoever calls decides what they depend on. An
-augmentation has two parts: a crop box says which part of an image is decoded and made
-`[size, size, 3]`, where the images are read; `change` alters a batch of such squares, on
-whichever device. Both get `RANDOM_NUMBERS` float32 numbers in [0, 1) an image.
+An augmentation has two parts. While an image is read, its crop box is cut out and resized. In the
+train step, `change` alters a batch of images on the device. Both use the image's `RANDOM_NUMBERS`
+float32 numbers in [0, 1).
 """
 
 from __future__ import annotations
@@ -19,20 +18,15 @@ import tensorflow as tf
 RANDOM_NUMBERS = 10
 
 
-# ---- crop boxes --------------------------------------------------------------------------------
-
-
 def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """8 to 100 % of the area, 3 / 4 to 4 / 3 as wide as high, somewhere in the image.
-
-    A box that would stick out is made as large as the image allows.
+    """Random crop box: 8 to 100 % of the area, aspect ratio 3/4 to 4/3, clipped to the image.
 
     Args:
-        shape: height and width first, int32.
-        numbers: float32 `[RANDOM_NUMBERS]`.
+        shape: Shape of the image, height and width first, int32.
+        numbers: Random numbers, float32 `[RANDOM_NUMBERS]`.
 
     Returns:
-        int32 `[4]`: top, left, height and width of a part that lies inside the image.
+        Int32 `[4]`: top, left, height and width.
     """
     size = tf.cast(shape[:2], tf.float32)
     area = tf.reduce_prod(size) * (0.08 + 0.92 * numbers[0])
@@ -46,21 +40,21 @@ def random_resized(shape: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 def crop(
     image: tf.Tensor, box: Callable, numbers: tf.Tensor | None, shrink_to: int | None = None
 ) -> tf.Tensor:
-    """Cut a box out of an image; of a JPEG file only that part is decoded.
+    """Cuts a box out of an image. Of a JPEG file only the box is decoded.
 
     Args:
-        image: the bytes of a JPEG, PNG, GIF or BMP file, string `[]`, or pixels, uint8
+        image: Bytes of a JPEG, PNG or BMP file, string `[]`, or pixels, uint8
             `[height, width, 3]`.
-        box: such as `random_resized`, a function of the image's shape and of `numbers`.
-        numbers: what the box depends on, float32 `[RANDOM_NUMBERS]`.
-        shrink_to: if given, a box at least 2, 4 or 8 times as large both ways comes
-            shrunk by that, which JPEG decoding does at a gain.
+        box: Function of the image's shape and `numbers`, such as `random_resized`.
+        numbers: Random numbers, float32 `[RANDOM_NUMBERS]`.
+        shrink_to: Target size. A box that is at least 2, 4 or 8 times as large is shrunk by that
+            factor, which is cheap while JPEG is decoded.
 
     Returns:
-        uint8 `[h, w, 3]`; grey and CMYK files come as RGB too.
+        RGB pixels, uint8 `[h, w, 3]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: if the bytes are no image, or not a whole one.
+        tf.errors.InvalidArgumentError: If the file cannot be decoded.
     """
 
     def ratios(part):
@@ -73,7 +67,7 @@ def crop(
         def decode(ratio):
             return tf.image.decode_and_crop_jpeg(
                 image, part // ratio, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-            )  # as PIL's; the default is off by a level or two and hardly faster
+            )  # equal to Pillow; the default is hardly faster
 
         if shrink_to is None:
             return decode(1)
@@ -95,24 +89,20 @@ def crop(
     return tf.cond(tf.io.is_jpeg(image), cut_jpeg, cut_other)
 
 
-# ---- changes of a batch ------------------------------------------------------------------------
-
-
 def keep(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """As in evaluation."""
-    del numbers
+    """No augmentation."""
     return images
 
 
 def flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Half of the images are flipped, left to right."""
+    """Flips half of the images left to right."""
     return tf.where(numbers[:, 4, None, None, None] < 0.5, tf.reverse(images, [2]), images)
 
 
 def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tensor:
-    """Pads 4 zeros a side and crops at random: for digits, which must not be flipped."""
+    """Pads 4 zeros per side and crops at random."""
     size = images.shape[1]
-    images = tf.cast(images, tf.float32)  # GPUs gather no uint8, and count in no int32
+    images = tf.cast(images, tf.float32)  # GPUs have no `gather` of uint8, no `range` of int32
     padded = tf.pad(images, [[0, 0], [4, 4], [4, 4], [0, 0]])
     offsets = tf.cast(numbers[:, :2] * 9, tf.int64)
     rows = columns = tf.range(size, dtype=tf.int64)[None]
@@ -124,11 +114,11 @@ def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf
 
 
 def random_crop_and_flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """CIFAR's: pads 4 zeros a side, crops at random, flips half of the images."""
+    """CIFAR's augmentation: pads 4 zeros per side, crops at random, flips half of the images."""
     return random_crop(images, numbers, flip=True)
 
 
-# What gives a pixel's luma, its chroma, and that turned by 90 degrees in YIQ's I-Q plane.
+# Matrices from a pixel to its luma, its chroma, and its chroma turned by 90 degrees in YIQ.
 _LUMA = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _GREY = np.outer(np.ones(3), _LUMA)
@@ -141,20 +131,17 @@ def jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
     With factors `b`, `c`, `s`, an angle `h`, a pixel's luma `Y` and chroma `x - Y`:
 
-        y = c * b * (Y + s * rotate(x - Y, h)) + (1 - c) * b * mean(Y)      cut to 0 ... 255
+        y = c * b * (Y + s * rotate(x - Y, h)) + (1 - c) * b * mean(Y)    clipped to 0 ... 255
 
-    Brightness, contrast (about the image's mean luma) and saturation (about the pixel's luma)
-    are those of torchvision's `ColorJitter(0.2, 0.2, 0.2, 0.1)`, in this order rather than a
-    random one, and cut once, at the end. Hue is a rotation in the I-Q plane of YIQ, which
-    keeps luma, where torchvision turns HSV's hexagon, which keeps the largest and smallest
-    channel. All of it is one 3 x 3 matrix a pixel and one constant an image.
+    It follows torchvision's `ColorJitter(0.2, 0.2, 0.2, 0.1)` with two differences: the order is
+    fixed with one clipping at the end, and hue is a rotation in the I-Q plane of YIQ, not in HSV.
 
     Args:
-        images: `[b, size, size, 3]`, 0 to 255.
-        numbers: float32 `[b, RANDOM_NUMBERS]`.
+        images: Pixels 0 to 255, `[b, size, size, 3]`.
+        numbers: Random numbers, float32 `[b, RANDOM_NUMBERS]`.
 
     Returns:
-        float32, of the same shape and range.
+        Float32 of the same shape and range.
     """
     size = images.shape[1]
     rows = tf.reshape(tf.cast(images, tf.float32), [-1, size, size * 3])
@@ -172,25 +159,25 @@ def jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
 
 
 def flip_and_jitter(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """ImageNet's."""
+    """ImageNet's augmentation."""
     return jitter(flip(images, numbers), numbers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images.
+    """Augmentation of training images.
 
     Attributes:
-        crop_box: which part of an image is cropped; see `random_resized`. None: the network's own
+        crop_box: Function that returns the crop box, such as `random_resized`. None: the centre
             square, as in evaluation.
-        change: from images `[b, size, size, 3]`, 0 to 255, and numbers to such images.
+        change: Function of images `[b, size, size, 3]`, 0 to 255, and random numbers.
     """
 
     crop_box: Callable | None = None
     change: Callable = keep
 
 
-# Run folders and weights files have these names.
+# Recipes, run folders and weights files store these names.
 AUGMENTATIONS = {
     "none": Augmentation(),
     "shift": Augmentation(change=random_crop),
@@ -207,19 +194,19 @@ def finish(
     augmentation: str,
     preprocessing: Preprocessing,
 ) -> tf.Tensor:
-    """What is left to do once images lie as uint8 where they are trained on: all in one.
+    """Augments and normalises a batch.
 
     Args:
-        images: uint8 `[b, size, size, 3]`.
-        numbers: float32 `[b, RANDOM_NUMBERS]`.
-        augmentation: a key of `AUGMENTATIONS`.
-        preprocessing: the network's.
+        images: Uint8 `[b, size, size, 3]`.
+        numbers: Random numbers, float32 `[b, RANDOM_NUMBERS]`.
+        augmentation: A key of `AUGMENTATIONS`.
+        preprocessing: The network's preprocessing.
 
     Returns:
-        Float32 of the same shape, changed and normalised.
+        Normalised float32 of the same shape.
     """
     images = AUGMENTATIONS[augmentation].change(images, numbers)
     shape = images.shape
-    rows = tf.reshape(tf.cast(images, tf.float32), [-1, shape[2] * 3])  # few and long: fast
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, shape[2] * 3])  # long rows are fast
     scale, offset = (np.tile(x, shape[2]) for x in preprocessing.scale_and_offset())
     return tf.reshape(rows * scale + offset, [-1, *shape[1:]])

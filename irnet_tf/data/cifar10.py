@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 import sys
 
-from irnet_tf.data.dataset import Data, advice, in_memory, progress
+from irnet_tf.data.dataset import OWN_IMAGES, Data, in_memory, progress
 from irnet_tf.data.tfds_folder import (
     as_value_error,
     newest_version,
@@ -29,7 +29,8 @@ def load(data_dir: str | None = None) -> Data:
     if folder is None:
         raise ValueError(
             f"{data_dir!r} holds no cifar10/VERSION of TensorFlow Datasets. `tfds build cifar10 "
-            f"--data_dir={data_dir}` makes it; without data_dir it is downloaded{advice(data_dir)}"
+            f"--data_dir={data_dir}` makes it; without data_dir it is downloaded. Besides, "
+            f"{OWN_IMAGES}"
         )
     builder = open_builder(folder, ("train", "test"), len(_CLASSES))
     for split in map(builder.info.splits.get, ("train", "test")):

@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
 import functools
-import os
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-OWN_IMAGES = "a folder of your own images holds train/CLASS/* and test/CLASS/* (or val/CLASS/*)"
+OWN_IMAGES = (
+    "a folder of your own images holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* "
+    "with validation_split=0.2"
+)
 
 
 class UnreadableImages(ValueError):
@@ -67,7 +68,7 @@ class Split:
         def problem(index):
             try:
                 tf.io.decode_image(self.example(index)[0], 3, expand_animations=False)
-            except tf.errors.OpError:
+            except (tf.errors.OpError, ValueError):
                 return f"{self.describe(index)} (damaged or truncated)"
             return None
 
@@ -85,21 +86,12 @@ class Data:
         train: Training split.
         test: Test split.
         class_names: Names in the order of the labels.
-
-    Raises:
-        ValueError: If class names are not strings.
     """
 
     name: str
     train: Split
     test: Split
     class_names: tuple[str, ...]
-
-    def __post_init__(self):
-        names = self.class_names
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"class_names must be a sequence of strings, got {names!r}")
-        object.__setattr__(self, "class_names", tuple(names))
 
     @property
     def num_classes(self) -> int:
@@ -115,7 +107,8 @@ class Data:
         if isinstance(trained, int):
             same, theirs = trained == self.num_classes, f"{trained} classes"
         else:
-            same, theirs = tuple(trained) == self.class_names, f"the classes {first_few(trained)}"
+            same = list(trained) == list(self.class_names)
+            theirs = f"the classes {first_few(trained)}"
         if not same:
             raise ValueError(
                 f"the network was trained on {theirs}, {self.name} has "
@@ -180,22 +173,3 @@ def in_memory(images, labels) -> Split:
         return tuple(tf.gather(tensor, index) for tensor in tensors())
 
     return Split(len(images), read, images.shape[1])
-
-
-def advice(folder: str | os.PathLike) -> str:
-    """A sentence on how to turn a folder into a data set of the user's own images."""
-    children = sorted(child for child in Path(folder).iterdir() if child.is_dir())
-    names = {child.name.lower(): child.name for child in children}
-    if "train" in names:
-        return f". Rename the folder {names['train']!r} to 'train' if it holds your own images"
-    classes = [
-        child.name
-        for child in children
-        if any(file.suffix.lower() in SUFFIXES for file in child.iterdir())
-    ]
-    if classes:
-        return (
-            f". It holds images in {', '.join(classes[:3])}: if these are your own classes, put "
-            "them into train/CLASS and test/CLASS, or give validation_split=0.2 to test on a fifth"
-        )
-    return f". For your own images: {OWN_IMAGES}"

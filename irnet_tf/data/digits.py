@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from irnet_tf.data.dataset import Data, advice, in_memory
+from irnet_tf.data.dataset import OWN_IMAGES, Data, in_memory
 import numpy as np
 
 
@@ -14,8 +14,8 @@ def load(data_dir: str | None = None) -> Data:
     """
     if data_dir is not None:
         raise ValueError(
-            f"digits are part of scikit-learn and take no data_dir, and {data_dir!r} holds no "
-            f"folder train{advice(data_dir)}"
+            f"{data_dir!r} holds no folder train, and digits (part of scikit-learn) take no "
+            f"data_dir; {OWN_IMAGES}"
         )
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -163,14 +163,13 @@ def _as_bmp(content: bytes) -> bytes:
     """An image file as a 24-bit BMP file, upright (EXIF), with transparent pixels on white."""
     from PIL import Image, ImageOps
 
+    content = np.asarray(content, object).item()  # an array if TensorFlow executes eagerly
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):
+            if image.mode.startswith("I"):  # 16 bits; `convert` would clip them
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError("32-bit pixels")
-            if image.has_transparency_data:
+            elif image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             bmp = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from irnet_tf.data.dataset import Data, Split, advice, constants, progress
+from irnet_tf.data.dataset import OWN_IMAGES, Data, Split, constants, progress
 from irnet_tf.data.tfds_folder import (
     RECORD_HEADER,
     as_value_error,
@@ -33,8 +33,8 @@ def load(data_dir: str | None = None) -> Data:
         raise ValueError(
             f"{root} holds no imagenet2012/VERSION of TensorFlow Datasets (--data_dir). Get "
             "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org into "
-            f"a folder TARS; then `tfds build imagenet2012 --data_dir={root} --manual_dir=TARS`"
-            f"{advice(root) if root.is_dir() else ''}"
+            f"a folder TARS; then `tfds build imagenet2012 --data_dir={root} --manual_dir=TARS`. "
+            f"Besides, {OWN_IMAGES}"
         )
     builder = open_builder(folder, ("train", "validation"), _CLASSES)
     with as_value_error(folder):
