@@ -1,15 +1,14 @@
-"""How long an image takes: 1-bit networks and their float and int8 twins, on this machine.
+"""Latency of 1-bit networks and their float and int8 counterparts on this machine.
 
     python benchmarks/latency.py --data_dir=D
     python benchmarks/latency.py --networks=imagenet/resnet18_bireal_1w1a --batches=1 --threads=1
 
-All runs of a table are taken in turn in one process, five of each in a row. What counts is the
-processor's time of the process, divided by the threads and images, which other work on the
-machine disturbs least; the clock's time stands beside it. The int8 twins are quantised by the
-frameworks' own tools (TensorFlow
-Lite's converter; NNCF for OpenVINO: `pip install nncf`) on test images of CIFAR-10, resized to
-what the network takes; without `--data_dir` on noise. OpenVINO is measured once more held to
-AVX2, in a process of its own (`ONEDNN_MAX_CPU_ISA`, which 1-bit convolutions do not heed).
+All models of a table take turns in one process, five runs each. Processor time, divided by threads
+and images, is least disturbed by other programs; wall-clock time is shown beside it. The int8
+counterparts are quantised by the frameworks' own tools (TensorFlow Lite's converter; NNCF for
+OpenVINO, `pip install nncf`) on test images of CIFAR-10, resized to the network's input; without
+`--data_dir` on noise. OpenVINO is measured again, limited to AVX2 (`ONEDNN_MAX_CPU_ISA`,
+which its 1-bit convolutions ignore).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import zoo  # noqa: E402
 
-IN_A_ROW = 5  # as a server would run one network, its weights in the cache
+IN_A_ROW = 5  # as in a server with one network, whose weights are in the cache
 NETWORKS = "cifar10/resnet20_bireal_1w1a,imagenet/resnet18_bireal_1w1a"
 
 
@@ -44,7 +43,7 @@ def main():
         print(f"\n{name}, batch {batch}, threads {threads}, int8 from {images_are}")
         print_table(times, batch, threads)
     if not options.only_openvino and "avx512f" in processor():
-        print("\nOpenVINO held to AVX2:", flush=True)
+        print("\nOpenVINO limited to AVX2:", flush=True)
         subprocess.run(
             [sys.executable, *sys.argv, "--only_openvino"],
             env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
@@ -53,34 +52,34 @@ def main():
 
 
 def tables(options):
-    """(network, batch, threads, what the int8 twins are made on, what `measure` gives) of each."""
+    """Yields network, batch, threads, calibration images and the result of `measure`."""
     for name in options.networks.split(","):
         model = zoo.load(name, "pretrained" if zoo.info(name).weights else None)
         images, images_are = calibration_images(model, options.data_dir)
-        twins = {} if options.only_openvino else tflite_twins(model, images)
+        baselines = {} if options.only_openvino else tflite_baselines(model, images)
         files = openvino_models(model, images)
         for batch in map(int, options.batches.split(",")):
             for threads in map(int, options.threads.split(",")):
                 runs = openvino_runs(files, images, batch, threads)
                 if not options.only_openvino:
-                    runs |= tflite_runs(model, twins, images, batch, threads)
+                    runs |= tflite_runs(model, baselines, images, batch, threads)
                 yield name, batch, threads, images_are, measure(runs, options.seconds)
 
 
 def parser():
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    made.add_argument("--networks", default=NETWORKS, help="names of the zoo, with commas")
+    made.add_argument("--networks", default=NETWORKS, help="zoo names, separated by commas")
     made.add_argument("--batches", default="1,32")
     threads = sorted({1, len(os.sched_getaffinity(0))})
     made.add_argument("--threads", default=",".join(map(str, threads)))
-    made.add_argument("--seconds", type=float, default=1.0, help="for each run of a table")
-    made.add_argument("--data_dir", help="of CIFAR-10, as of train.py")
+    made.add_argument("--seconds", type=float, default=1.0, help="per model")
+    made.add_argument("--data_dir", help="folder of CIFAR-10")
     made.add_argument("--only_openvino", action="store_true")
     return made
 
 
 def calibration_images(model, data_dir, count=64):
-    """(normalised images, what they are)."""
+    """Normalised images, and their description."""
     preprocessing = get_model_config(model).preprocessing
     if data_dir is None:
         shape = (count, *model.input_shape[1:])
@@ -91,22 +90,22 @@ def calibration_images(model, data_dir, count=64):
 
 
 def openvino_models(model, images):
-    """From a name to an OpenVINO model of batch 1."""
-    twin = openvino.to_openvino(full_precision(model))
+    """OpenVINO models of batch 1 by name."""
+    baseline = openvino.to_openvino(full_precision(model))
     models = {
         "OpenVINO 1-bit, binary": openvino.to_openvino(model, form="binary"),
         "OpenVINO 1-bit, int8": openvino.to_openvino(model, form="int8"),
-        "OpenVINO float twin": twin,
+        "OpenVINO float": baseline,
     }
     try:
         import nncf
     except ImportError:
-        print("no NNCF, so no int8 twin of OpenVINO: pip install nncf")
+        print("NNCF is missing, and with it the int8 counterpart of OpenVINO: pip install nncf")
         return models
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = nncf.Dataset([image[None] for image in images])
-        models["OpenVINO int8 twin"] = nncf.quantize(twin, dataset, subset_size=len(images))
+        models["OpenVINO int8"] = nncf.quantize(baseline, dataset, subset_size=len(images))
     return models
 
 
@@ -118,14 +117,14 @@ def openvino_runs(models, images, batch, threads):
         model.reshape(shape)
         request = openvino.compiled_model(model, threads).create_infer_request()
         inputs = np.resize(images, (batch, *images.shape[1:]))
-        request.infer([inputs])  # and keep them there, as TensorFlow Lite does
+        request.infer([inputs])  # the inputs stay there, as in TensorFlow Lite
         return lambda: request.infer(share_outputs=True)
 
     return {name: run(model) for name, model in models.items()}
 
 
-def tflite_twins(model, images):
-    """From a name to the bytes of a TFLite file."""
+def tflite_baselines(model, images):
+    """TFLite files by name."""
     module, function = trace(full_precision(model))
 
     def converter():
@@ -135,12 +134,12 @@ def tflite_twins(model, images):
     quantising.optimizations = [tf.lite.Optimize.DEFAULT]
     quantising.representative_dataset = lambda: ([image[None]] for image in images)
     return {
-        "TensorFlow Lite float twin": converter().convert(),
-        "TensorFlow Lite int8 twin": quantising.convert(),
+        "TensorFlow Lite float": converter().convert(),
+        "TensorFlow Lite int8": quantising.convert(),
     }
 
 
-def tflite_runs(model, twins, images, batch, threads):
+def tflite_runs(model, baselines, images, batch, threads):
     inputs = np.resize(images, (batch, *images.shape[1:]))
 
     def run(file):
@@ -153,15 +152,15 @@ def tflite_runs(model, twins, images, batch, threads):
         interpreter.set_tensor(index, inputs)
         return interpreter.invoke
 
-    runs = {name: run(file) for name, file in twins.items()}
-    if batch == 1:  # larger ones it takes image by image
+    runs = {name: run(file) for name, file in baselines.items()}
+    if batch == 1:  # it runs larger batches image by image
         device = lce.Device(export.to_lce(model), threads)
         runs["Larq Compute Engine"] = lambda: device.predict(inputs)
     return runs
 
 
 def measure(runs, seconds, least=7):
-    """From a name to `[n, 2]` seconds: the processor's and the clock's."""
+    """Processor and clock seconds, `[n, 2]`, by name."""
     times = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -177,14 +176,14 @@ def measure(runs, seconds, least=7):
 
 
 def rows_of(times, batch, threads):
-    """Milliseconds an image of each, by the processor's time and by the clock."""
+    """Milliseconds per image by processor time and by the clock, a row per model."""
     rows = []
     for name, values in times.items():
         values = 1e3 * values / batch / np.array([threads, 1])
         low, middle = values.min(0), np.median(values, 0)
         rows.append(
             {
-                "ms an image": name,
+                "ms per image": name,
                 "cpu min": low[0],
                 "cpu median": middle[0],
                 "clock min": low[1],

@@ -2,10 +2,9 @@
 
     python benchmarks/run.py --out=FOLDER [--data_dir=D] [--tables=step,latency] [--quick]
 
-Prints the tables and keeps them in FOLDER as DATE.json and DATE.md, with date, processor and
-versions. Each table has a process of its own; what is measured how is said in `step_time.py`,
-`input_pipeline.py` and `latency.py`. `--quick` takes minutes: one small network and few turns, to
-see that everything runs; its figures say little.
+Prints the tables and writes them to FOLDER as DATE.json and DATE.md, with date, processor and
+versions. Each table is measured in a process of its own; `step_time.py`, `input_pipeline.py` and
+`latency.py` describe how. `--quick` is a test of the scripts with one small network and few turns.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from pathlib import Path
 import resource
 import tempfile
 
-__drops_chatter__ = True  # of TensorFlow: irnet_tf looks for it when it is imported
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SMALL = "digits/resnet20_bireal_1w1a"
 
 
 def step(options):
-    """A training step, beside full precision and Larq's ste_sign; processor time without a GPU."""
+    """Time of a training step; processor time without a GPU."""
     import step_time
     import tensorflow as tf
 
@@ -42,21 +40,21 @@ def step(options):
 
 
 def memory(options):
-    """The most memory that two training steps took, with all that Python and TensorFlow take."""
+    """Peak memory of the process during two training steps."""
     import step_time
 
     networks, batch = ((SMALL,), 8) if options.quick else (step_time.NETWORKS, 128)
     rows = []
     for name in networks:
         for variant in step_time.VARIANTS:
-            before, peak = alone(peak_of, name, variant, batch)
+            before, peak = in_new_process(peak_of, name, variant, batch)
             row = {"network": name, "variant": variant, "batch": batch}
             rows.append({**row, "peak, MB": peak, "before the network, MB": before})
     return rows
 
 
 def peak_of(name, variant, batch):
-    """(MB before there is a network, the most MB after two steps), of a GPU if there is one."""
+    """Peak memory in MB before the network is built and after two steps; of a GPU if any."""
     import step_time
     import tensorflow as tf
     import zoo
@@ -76,17 +74,15 @@ def peak_of(name, variant, batch):
 
 
 def pipeline(options):
-    """ImageNet's input pipeline on one core, beside others that read the same files."""
+    """Speed of the ImageNet input pipeline on one core, with 200 synthetic photos of 110 KB."""
     import input_pipeline
 
-    flags = ["", "--turns=1", "--images=16", "--batch_size=8"] if options.quick else [""]
-    input_pipeline.FLAGS(flags)
-    words, rows = input_pipeline.run(None, photos=16 if options.quick else 200)
-    return [{**row, "of": words} for row in rows]
+    quick = {"turns": 1, "images": 16, "batch_size": 8, "photos": 16}
+    return input_pipeline.measure(**(quick if options.quick else {}))
 
 
 def size(options):
-    """Bytes of whole files, of the zoo's weights or random ones, and of the full-precision twin."""
+    """File sizes, with weights of the zoo or random ones, and of the full-precision counterpart."""
     from irnet_tf import export, weights
     from irnet_tf.export import openvino
     import latency
@@ -105,9 +101,9 @@ def size(options):
         for form in ("binary", "int8"):
             file = openvino.to_openvino(model, form=form)
             files[f"OpenVINO, {form}"] = openvino.sizes(file)["file"]
-        twins = latency.tflite_twins(model, images)
-        files |= {form: len(file) for form, file in twins.items()}
-        whole = files["TensorFlow Lite float twin"]
+        baselines = latency.tflite_baselines(model, images)
+        files |= {form: len(file) for form, file in baselines.items()}
+        whole = files["TensorFlow Lite float"]
         rows += [
             {"network": name, "file": form, "bytes": count, "times smaller": whole / count}
             for form, count in files.items()
@@ -116,7 +112,7 @@ def size(options):
 
 
 def with_random_norms(model):
-    """A network whose batch norms do something: converters drop those that change nothing."""
+    """Randomises batch norms: converters remove those that change nothing."""
     import numpy as np
     import tensorflow as tf
 
@@ -128,7 +124,7 @@ def with_random_norms(model):
 
 
 def latencies(options):
-    """Milliseconds an image: 1-bit files and their float and int8 twins, taken in turn."""
+    """Milliseconds per image of 1-bit files and of their float and int8 counterparts."""
     import latency
 
     arguments = [f"--networks={','.join(networks_of(options))}"]
@@ -141,7 +137,7 @@ def latencies(options):
         latency.parser().parse_args(arguments)
     ):
         for row in latency.rows_of(times, batch, threads):
-            known = {"network": name, "file": row.pop("ms an image")}
+            known = {"network": name, "file": row.pop("ms per image")}
             known |= {"batch": batch, "threads": threads}
             rows.append({**known, **row, "int8 from": images_are})
     return rows
@@ -156,14 +152,14 @@ def networks_of(options):
 TABLES = {"step": step, "memory": memory, "input": pipeline, "size": size, "latency": latencies}
 
 
-def alone(function, *arguments):
-    """What a function gives in a process of its own."""
+def in_new_process(function, *arguments):
+    """Calls a function in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def facts(options):
-    """Date, machine and versions of what is measured."""
+    """Date, machine and versions."""
     from irnet_tf._utils import processor
     from irnet_tf.training.config import versions
     import tensorflow as tf
@@ -179,7 +175,7 @@ def facts(options):
 
 
 def as_markdown(title, words, rows):
-    """A table with its heading; columns as the first row has them."""
+    """A table with heading and description; the first row defines the columns."""
     names = list(rows[0])
     lines = [names, ["---"] * len(names)]
     lines += [[number(row.get(name, "")) for name in names] for row in rows]
@@ -192,7 +188,7 @@ def number(value):
 
 
 def write(out, name, known, tables):
-    """Both files; anew after every table, so that a run that is stopped leaves what it has."""
+    """Writes both files; called after every table, so that an interrupted run keeps its tables."""
     (out / f"{name}.json").write_text(json.dumps({**known, "tables": tables}, indent=2) + "\n")
     versions = ", ".join(f"{package} {version}" for package, version in known["versions"].items())
     head = f"# Benchmarks, {known['date']}{', quick' if known['quick'] else ''}\n\n"
@@ -205,28 +201,32 @@ def write(out, name, known, tables):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, help="folder that gets DATE.json and DATE.md")
-    parser.add_argument("--tables", default=",".join(TABLES), help="some of them, with commas")
-    parser.add_argument("--data_dir", help="of CIFAR-10, for int8 twins; noise if not given")
-    parser.add_argument("--quick", action="store_true", help="a small network, few turns")
+    parser.add_argument("--out", required=True, help="folder for DATE.json and DATE.md")
+    parser.add_argument(
+        "--tables", default=",".join(TABLES), help="names of tables, separated by commas"
+    )
+    parser.add_argument(
+        "--data_dir", help="folder of CIFAR-10 for int8 calibration; default: noise"
+    )
+    parser.add_argument("--quick", action="store_true", help="one small network, few turns")
     options = parser.parse_args(argv)
     chosen = options.tables.split(",")
     unknown = [name for name in chosen if name not in TABLES]
     if unknown:
-        parser.error(f"there is no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+        parser.error(f"unknown table {', '.join(unknown)}; known: {', '.join(TABLES)}")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    known = alone(facts, options)
+    known = in_new_process(facts, options)
     name = known["date"][:19].replace(":", "").replace("T", "_")
     tables = {}
     for table in chosen:
         function = TABLES[table]
-        # `memory` starts processes itself, which a pool's must not.
-        rows = function(options) if function is memory else alone(function, options)
+        # `memory` starts processes itself, which a process of a pool must not.
+        rows = function(options) if function is memory else in_new_process(function, options)
         tables[table] = rows
         print(as_markdown(table, function.__doc__.strip(), rows), flush=True)
         write(out, name, known, tables)
-    print(f"kept in {out / name}.json and .md")
+    print(f"written to {out / name}.json and .md")
 
 
 if __name__ == "__main__":

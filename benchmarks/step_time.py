@@ -1,12 +1,11 @@
-"""What IR-Net costs in training: a step against full precision and Larq's ste_sign.
+"""Time of a training step, beside full precision and Larq's ste_sign.
 
     python benchmarks/step_time.py [NETWORK...] [--batch 128] [--steps 10]
         [--mixed_precision mixed_bfloat16] [--jit_compile]
 
-Networks are 1/1 ones of the zoo; the three of CIFAR-10 if none is given. The variants of a network
-take turns step by step, so that a noisy machine disturbs all alike; a ratio is the median of the
-ratios within a turn. Without a GPU, processor time is measured: what other processes take does not
-count.
+Networks are 1/1 networks of the zoo; the default is three for CIFAR-10. The variants of a network
+take turns step by step, so that other programs on the machine disturb them alike; a ratio is the
+median of the ratios within a turn. Without a GPU, processor time is measured.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import irnet_tf  # noqa: F401, before TensorFlow
-from irnet_tf.training import Recipe
+from irnet_tf.training import Recipe, compile_model
 import numpy as np
 import tensorflow as tf
 import zoo
@@ -35,26 +34,26 @@ VARIANTS = {
 
 
 def make_step(entry, arguments, batch, jit_compile):
-    """A function that trains one step and returns how many seconds it took."""
+    """A function that runs one training step and returns its duration in seconds."""
     model = entry.builder(**{**entry.arguments, **arguments})
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, *model.input_shape[1:])).astype("float32")
     labels = rng.integers(0, 10, batch).astype("int32")
     iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
     recipe = Recipe("digits", epochs=1, batch_size=batch, learning_rate=0.1)
-    step = compile(model, recipe, 1000, jit_compile=jit_compile).make_train_function()
+    step = compile_model(model, recipe, 1000, jit_compile=jit_compile).make_train_function()
     clock = time.perf_counter if tf.config.list_physical_devices("GPU") else time.process_time
 
     def run():
         begin = clock()
-        float(step(iterator)["loss"])  # waits for it
+        float(step(iterator)["loss"])  # waits for the device
         return clock() - begin
 
     return run
 
 
 def measure(name, batch=128, steps=10, jit_compile=False):
-    """A row a variant of the network: milliseconds a step, and their ratio to full precision."""
+    """A row per variant of the network: milliseconds per step, and the ratio to full precision."""
     entry = zoo.info(name)
     runs = {
         variant: make_step(entry, arguments, batch, jit_compile)
@@ -69,7 +68,7 @@ def measure(name, batch=128, steps=10, jit_compile=False):
         {
             "network": name,
             "variant": variant,
-            "ms a step": 1e3 * statistics.median(turn[variant] for turn in turns),
+            "ms per step": 1e3 * statistics.median(turn[variant] for turn in turns),
             "ratio": statistics.median(turn[variant] / turn[base] for turn in turns),
         }
         for variant in VARIANTS
@@ -93,9 +92,9 @@ def main():
     )
     for name in options.networks:
         print(f"\n{name}, batch {options.batch}, {options.steps} turns")
-        print(f"{'variant':32}{'ms a step':>12}{'ratio':>8}")
+        print(f"{'variant':32}{'ms per step':>12}{'ratio':>8}")
         for row in measure(name, options.batch, options.steps, options.jit_compile):
-            print(f"{row['variant']:32}{row['ms a step']:12.1f}{row['ratio']:8.3f}", flush=True)
+            print(f"{row['variant']:32}{row['ms per step']:12.1f}{row['ratio']:8.3f}", flush=True)
 
 
 if __name__ == "__main__":

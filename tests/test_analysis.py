@@ -1,6 +1,8 @@
-"""What is inside a network, against counts made by hand."""
+"""Measures of binary weights and activations, against counts by hand."""
 
 import csv
+import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -132,19 +134,22 @@ def test_what_cannot_be_known_is_left_out(rng):
     assert "cosine" not in analysis.as_markdown([facts])
     with pytest.raises(ValueError, match="no binary layer"):
         analysis.analyse(network(rng.normal(size=(3, 3, 3, 4)), None, None))
-    with pytest.raises(ValueError, match="not one image"):
+    with pytest.raises(ValueError, match="there are no images"):
         analysis.analyse(model, [])
 
 
-def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rng):
+def of_half(rng, recipe=None):
+    config = ModelConfig("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3))
     model = network(rng.normal(size=(3, 3, 3, 4)), side=32)
-    set_model_config(
-        model, ModelConfig("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3))
-    )
-    monkeypatch.setattr(command, "_by_name", lambda name: model)
+    return set_model_config(model, dataclasses.replace(config, recipe=recipe))
+
+
+def test_the_command_writes_table_and_figure(tmp_path, monkeypatch, capsys, rng):
+    monkeypatch.setattr(command, "_load_by_name", lambda name: of_half(rng))
     command.main(["some/name", "--data=digits", "--images=70", f"--out={tmp_path}"])
     printed = capsys.readouterr().out
-    assert (tmp_path / "layers.md").read_text() in printed and "Latent weights" in printed
+    assert (tmp_path / "layers.md").read_text() in printed and "no latent weights" in printed
+    assert "- bit/act.: entropy of the binary activations, at most 1" in printed
     [row] = csv.DictReader((tmp_path / "layers.csv").read_text().splitlines())
     assert row["name"] == "conv" and float(row["activation_entropy"]) > 0.5
     text = "".join(ElementTree.parse(tmp_path / "layers.svg").getroot().itertext())
@@ -158,34 +163,31 @@ def test_the_command_leaves_table_and_pictures(tmp_path, monkeypatch, capsys, rn
     assert (tmp_path / "layers.png").stat().st_size > 10_000
 
 
-def test_as_many_images_as_asked_for_also_of_a_folder(tmp_path, rng):
-    model = network(rng.normal(size=(3, 3, 3, 4)), side=32)
-    set_model_config(
-        model, ModelConfig("x", {}, preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3))
-    )
-    for part in ("train/a", "train/b", "test/a", "test/b"):
-        (tmp_path / part).mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(tmp_path / part / "1.png")
-    for data, data_dir, count, found in (("digits", None, 70, 70), (None, tmp_path, 9, 2)):
-        batches, words = command.images(model, data, data_dir, count)
-        assert sum(map(len, batches)) == found and words.startswith(f"{found} test images of")
-    for name in "ab":
-        for i in range(2, 12):
-            Image.new("RGB", (32, 32)).save(tmp_path / f"train/{name}/{i}.png")
-    _, words = command.images(model, None, tmp_path / "train", 99, validation_split=0.5)
-    assert 2 <= int(words.split()[0]) < 22
+def test_a_run_folder_knows_its_data(tmp_path, monkeypatch, capsys, rng):
+    for i, name in enumerate("aaaabbbb"):
+        (tmp_path / f"images/{name}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / f"images/{name}/{i}.png")
+    run = tmp_path / "run"
+    run.mkdir()
+    flags = {"data_dir": str(tmp_path / "images"), "validation_split": 0.5}
+    (run / "config.json").write_text(json.dumps({"flags": flags}))
+    (run / "final.safetensors").touch()
+    monkeypatch.setattr(command, "_load_by_name", lambda name: of_half(rng, {"data": "folder"}))
+    command.main([str(run), f"--out={tmp_path}"])
+    assert "bit/act." in capsys.readouterr().out
+    assert "activations on 4 test images of" in (tmp_path / "layers.svg").read_text()
 
 
 def test_a_run_folder_has_its_latent_weights(tmp_path, monkeypatch, rng):
     kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
     tf.train.Checkpoint(model=network(kernel)).save(tmp_path / "checkpoints/ckpt")
     (tmp_path / "best.safetensors").touch()
-    monkeypatch.setattr(command, "_by_name", lambda name: network(0 * kernel))
+    monkeypatch.setattr(command, "_load_by_name", lambda name: network(0 * kernel))
     model, latent = command.load(str(tmp_path))
     np.testing.assert_array_equal(model.get_layer("conv").get_weights()[0], kernel)
     assert latent
     (tmp_path / "best.safetensors").unlink()
-    with pytest.raises(ValueError, match="no run folder"):
+    with pytest.raises(ValueError, match="give a run folder"):
         command.load(str(tmp_path))
 
 

@@ -1,9 +1,9 @@
-"""What is inside a binary network: how much information its bits carry, layer by layer.
+"""Information in the bits of a binary network, layer by layer.
 
     python -m irnet_tf.analysis NETWORK --data_dir=D --out=O
 
-The paper's argument is that a balanced sign keeps the most information (section 3.2): a bit
-that is +1 with probability p has an entropy of -p log2(p) - (1 - p) log2(1 - p), 1 at most.
+The paper's argument (section 3.2): a balanced sign keeps the most information. A bit that is +1
+with probability p has entropy -p log2(p) - (1 - p) log2(1 - p), at most 1.
 """
 
 from irnet_tf.analysis.measures import (

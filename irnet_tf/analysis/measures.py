@@ -1,4 +1,4 @@
-"""Measures of binary weights and activations; NumPy only, nothing of the quantizers' own code."""
+"""Measures of binary weights and activations, in NumPy, independent of the quantizers' code."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class LayerFacts:
-    """What is inside one layer. A share is a fraction; what is not known is None.
+    """Measures of one layer. Shares are fractions; unknown values are None.
 
     Attributes:
-        name: the layer's.
-        weights: how many; 0 if they are not binary.
-        quantizer: class of what makes them binary.
-        weight_entropy: bits a weight, mean over output channels.
-        weight_balance: share of +1.
-        exponents: from s to the share of output channels whose weights are +-2**s; empty where
-            magnitudes are no powers of two.
-        plain_entropy: as `weight_entropy`, of the plain sign of the latent weights.
-        plain_error: mean over weights of (w / std - sign(w))**2, std being the channel's: the
-            quantization error of a plain sign of the latent weights w.
-        error: that of the layer's own quantizer. Libra-PB's is taken from balanced and
-            standardised weights, as the paper does.
-        cosine: between latent and binary weights, mean over output channels.
-        activation_entropy: bits an activation, mean over input channels; p is taken over images
-            and positions.
-        activation_balance: share of +1.
-        silent_channels: share of input channels that are always +1 or always -1.
+        name: Layer name.
+        weights: Number of binary weights; 0 if they are not binary.
+        quantizer: Class of the kernel quantizer.
+        weight_entropy: Bits per weight, mean over output channels.
+        weight_balance: Share of weights that are +1.
+        exponents: Share of output channels by s, where weights are +-2**s; empty if magnitudes
+            are not powers of two.
+        plain_entropy: Bits per weight of the plain sign of the latent weights.
+        plain_error: Quantization error of the plain sign: mean of (w / std - sign(w))**2 over
+            latent weights w, with the channel's standard deviation std.
+        error: Quantization error of the layer's quantizer; for Libra-PB between its balanced and
+            standardised weights and their quantized values, as in the paper.
+        cosine: Cosine between latent and binary weights, mean over output channels.
+        activation_entropy: Bits per activation, mean over input channels, with p over images and
+            positions.
+        activation_balance: Share of activations that are +1.
+        silent_channels: Share of input channels that are always +1 or always -1.
     """
 
     name: str
@@ -53,7 +53,7 @@ class LayerFacts:
 
 
 def entropy(share) -> np.ndarray:
-    """Bits of information of a bit that is +1 in this share of cases, 0 to 1. Any shape."""
+    """Entropy in bits of a bit that is +1 with probability `share`; any shape."""
     share = np.asarray(share, np.float64)
     one, other = np.clip(share, 1e-300, 1), np.clip(1 - share, 1e-300, 1)
     return -(share * np.log2(one) + (1 - share) * np.log2(other))
@@ -62,23 +62,23 @@ def entropy(share) -> np.ndarray:
 def analyse(
     model: tf.keras.Model, images: Iterable | None = None, *, latent: bool = True
 ) -> list[LayerFacts]:
-    """Look into every layer with binary weights or activations, in the model's order.
+    """Measures of every layer with binary weights or activations, in the model's order.
 
     Args:
-        model: a Keras model; layers of models inside it are not looked into.
-        images: batches `[b, height, width, channels]` as the model takes them; None: binary
-            activations are not measured.
-        latent: whether the weights are those of a training. Those that a 1-bit weights file
-            gave are made anew: what depends on more than their bits is None then.
+        model: Keras model; nested models are not analysed.
+        images: Batches `[b, height, width, channels]`, normalised; None: no measures of
+            activations.
+        latent: Whether the weights are the latent weights of a run. Weights loaded from a 1-bit
+            file only determine the bits; other measures are None then.
 
     Raises:
-        ValueError: if no layer is binary, or `images` is empty.
+        ValueError: If no layer is binary or `images` is empty.
     """
     layers = [layer for layer in model.layers if binary_kernel(layer) or _input_quantizer(layer)]
     if not layers:
         raise ValueError(
-            f"the model {model.name!r} has no binary layer to look into: all its weights and "
-            "activations are full precision"
+            f"the model {model.name!r} has no binary layer: all its weights and activations are "
+            "full precision"
         )
     shares = {} if images is None else _activation_shares(model, layers, images)
     facts = []
@@ -94,11 +94,9 @@ def analyse(
 
 
 def binary_kernel(layer):
-    """A layer's 1-bit weights.
+    """A layer's latent weights, their quantizer, and the axes of the output channels.
 
-    Returns:
-        The variable of latent weights, its quantizer, and which of its axes index output
-        channels; None if the layer has no binary weights.
+    None if the layer has no binary weights.
     """
     for kind, axes in (("kernel", 1), ("depthwise", 2)):
         quantizer = getattr(layer, f"{kind}_quantizer", None)
@@ -112,14 +110,12 @@ def binary_kernel(layer):
 
 
 def operations(model: tf.keras.Model) -> dict[str, int]:
-    """What an image costs: a multiplication and the addition that follows it count as one.
+    """Multiply-accumulates per image: `{"one_bit": ..., "float": ...}`.
+
+    One-bit operations have a binary weight and a binary activation.
 
     Args:
-        model: a Keras model of a known input size; of convolutions and dense layers.
-
-    Returns:
-        `{"one_bit": ..., "float": ...}`. One-bit are those of a binary weight with a binary
-        activation.
+        model: Keras model with a fixed input size.
     """
     counts = {"one_bit": 0, "float": 0}
     for layer in model.layers:
@@ -134,7 +130,7 @@ def operations(model: tf.keras.Model) -> dict[str, int]:
 
 
 def as_csv(facts: Sequence[LayerFacts]) -> str:
-    """A row a layer; exponents as `s:share` pairs."""
+    """A row per layer; exponents as `s:share` pairs."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, [f.name for f in dataclasses.fields(LayerFacts)], lineterminator="\n"
@@ -146,29 +142,42 @@ def as_csv(facts: Sequence[LayerFacts]) -> str:
     return text.getvalue()
 
 
+# Head, attribute, decimals, factor and explanation.
+_COLUMNS = (
+    ("layer", "name", None, 1, "layer, from input to output"),
+    ("weights", "weights", None, 1, "number of binary weights"),
+    ("bit/weight", "weight_entropy", 4, 1, "entropy of the binary weights, at most 1"),
+    ("plain", "plain_entropy", 4, 1, "bit/weight of the plain sign of the latent weights"),
+    ("+1 %", "weight_balance", 1, 100, "share of weights that are +1"),
+    ("scales", "exponents", None, 1, "s:share of the output channels with weights +-2**s"),
+    ("error", "error", 3, 1, "quantization error in units of the latent weights' variance"),
+    ("plain error", "plain_error", 3, 1, "quantization error of the plain sign"),
+    ("cosine", "cosine", 3, 1, "cosine between latent and binary weights"),
+    ("bit/act.", "activation_entropy", 4, 1, "entropy of the binary activations, at most 1"),
+    ("act. +1 %", "activation_balance", 1, 100, "share of activations that are +1"),
+    ("silent %", "silent_channels", 1, 100, "share of input channels that never change sign"),
+)
+
+
 def as_markdown(facts: Sequence[LayerFacts]) -> str:
-    """The table for reading; of columns without a value none is shown."""
-    columns = {
-        "layer": lambda f: f.name,
-        "weights": lambda f: f.weights or None,
-        "entropy, bit": lambda f: _number(f.weight_entropy),
-        "its plain sign": lambda f: _number(f.plain_entropy),
-        "+1, %": lambda f: _number(f.weight_balance, 1, 100),
-        "exponents": lambda f: " ".join(f"{s}:{100 * x:.0f}%" for s, x in f.exponents.items()),
-        "error": lambda f: _number(f.error, 3),
-        "plain sign's": lambda f: _number(f.plain_error, 3),
-        "cosine": lambda f: _number(f.cosine, 3),
-        "activations, bit": lambda f: _number(f.activation_entropy),
-        "+1, % ": lambda f: _number(f.activation_balance, 1, 100),
-        "silent, %": lambda f: _number(f.silent_channels, 1, 100),
-    }
-    cells = {name: [get(f) for f in facts] for name, get in columns.items()}
-    cells = {name: values for name, values in cells.items() if any(v is not None for v in values)}
-    lines = [list(cells), *([str(v or "-") for v in row] for row in zip(*cells.values()))]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = (" | ".join(c.ljust(w) for c, w in zip(line, widths)) for line in lines)
-    return "".join(f"| {line} |\n" for line in padded)
+    """The table, without empty columns, and an explanation of its columns."""
+    table, notes = [], ""
+    for head, attribute, decimals, factor, explanation in _COLUMNS:
+        values = [getattr(layer, attribute) for layer in facts]
+        if any(value is not None and value != {} for value in values):
+            cells = [head, *(_text(value, decimals, factor) for value in values)]
+            width = max(map(len, cells))
+            table.append([cell.ljust(width) for cell in (head, "-" * width, *cells[1:])])
+            notes += f"- {head}: {explanation}\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*table)) + f"\n{notes}"
+
+
+def _text(value, decimals, factor) -> str:
+    if isinstance(value, dict):
+        value = " ".join(f"{s}:{100 * share:.0f}%" for s, share in value.items())
+    if value is None or decimals is None:
+        return str(value or "-")
+    return f"{factor * value:.{decimals}f}"
 
 
 def _weight_facts(kernel, quantizer, axes: list[int], latent: bool) -> dict:
@@ -211,7 +220,7 @@ def _weight_facts(kernel, quantizer, axes: list[int], latent: bool) -> dict:
 
 
 def _activation_shares(model, layers, images) -> dict[str, np.ndarray]:
-    """Of each layer with binary inputs the share of +1, channel by channel."""
+    """Share of +1 per input channel, by the names of layers with binary inputs."""
     layers = [layer for layer in layers if _input_quantizer(layer)]
     if not layers:
         return {}
@@ -235,14 +244,10 @@ def _activation_shares(model, layers, images) -> dict[str, np.ndarray]:
             plus[i] = plus[i] + some.numpy().astype(np.float64)
             total[i] += int(number)
     if not total[0]:
-        raise ValueError("there is not one image to measure activations on")
+        raise ValueError("there are no images to measure activations on")
     return {layer.name: p / n for layer, p, n in zip(layers, plus, total)}
 
 
 def _input_quantizer(layer):
     quantizer = getattr(layer, "input_quantizer", None)
     return quantizer if getattr(quantizer, "precision", None) == 1 else None
-
-
-def _number(value, digits=4, factor=1) -> str | None:
-    return None if value is None else f"{factor * value:.{digits}f}"
