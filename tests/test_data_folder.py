@@ -331,3 +331,39 @@ def test_a_share_is_rejected_if_there_is_a_test_set_or_one_image(folder):
     save(folder / "train/cat/1.png")
     with pytest.raises(ValueError, match="train/cat holds one image"):
         data.load(folder, validation_split=0.2)
+
+
+# ---- fine-tuning -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fine_tuning_and_prediction_see_the_same_images_and_classes(tmp_path):
+    """On wide, rotated and transparent images."""
+    import irnet_tf.weights
+    import zoo
+
+    exif = Image.Exif()
+    exif[0x112] = 6
+    for split in ("train", "test"):
+        for i, name in enumerate(("ant", "bee", "cow")):
+            (tmp_path / split / name).mkdir(parents=True)
+            picture = Image.linear_gradient("L").resize((90, 60)).rotate(60 * i).convert("RGB")
+            picture.save(tmp_path / split / name / "a.jpg", exif=exif)
+            picture.putalpha(100)
+            picture.save(tmp_path / split / name / "b.png")
+    images = data.load(tmp_path)
+    model = zoo.load("digits/resnet20_bireal_1w1a", class_names=images.class_names)
+    preprocessing = zoo.info("digits/resnet20_bireal_1w1a").preprocessing
+    [(x, _)] = data.evaluation_batches(images.test, batch_size=6, preprocessing=preprocessing)
+    expected = tf.nn.softmax(model(x)).numpy()
+    irnet_tf.weights.save_weights(model, tmp_path / "tuned.safetensors")
+    found = zoo.predict(tmp_path / "tuned.safetensors", tmp_path / "test", top=3)
+    for row, probabilities in zip(found, expected, strict=True):
+        assert {name for name, _ in row} == {"ant", "bee", "cow"}
+        np.testing.assert_allclose([dict(row)[n] for n in images.class_names], probabilities, 2e-4)
+    arguments = {"batch_size": 6, "augmentation": "none", "preprocessing": preprocessing}
+    [(z, order)] = data.training_batches(images.train, seed=0, epochs=1, **arguments)
+    by_class = [np.sort(x.numpy()[2 * i : 2 * i + 2].mean((1, 2, 3))) for i in range(3)]
+    for i in range(3):
+        means = np.sort(z.numpy()[order.numpy() == i].mean((1, 2, 3)))
+        np.testing.assert_allclose(means, by_class[i], atol=0.02)

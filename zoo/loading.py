@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
 import json
@@ -36,6 +36,7 @@ def load(
     weights: str | os.PathLike | None = "pretrained",
     *,
     include_preprocessing: bool = False,
+    class_names: Sequence[str] | None = None,
     **builder_arguments,
 ) -> tf.keras.Model:
     """A network of the zoo or of a weights file, with its trained weights.
@@ -46,6 +47,8 @@ def load(
             this network; None: new random weights.
         include_preprocessing: Whether the model takes raw images of any size, uint8 or 0 to 255,
             instead of the output of `preprocess_input`.
+        class_names: Names of the classes to fine-tune on, such as `irnet_tf.data.Data.class_names`.
+            They set `num_classes` and are saved with the model.
         **builder_arguments: Arguments of the builder. With trained weights they must agree with
             the file, except for `num_classes` and `include_top` (all layers but the classifier get
             their weights), `input_shape`, `input_tensor`, `classifier_activation` and `name`.
@@ -60,6 +63,8 @@ def load(
         OSError: If the file cannot be read or downloaded.
     """
     entry, path = _find(name_or_path, weights)
+    if class_names is not None:
+        builder_arguments = {**builder_arguments, "num_classes": len(class_names)}
     if path is not None:
         file = weight_files.read(path)
         config = _config_of(file, entry)
@@ -72,6 +77,9 @@ def load(
         model = _build(entry.config, builder_arguments)
     else:
         model = _of_larq_zoo(entry, builder_arguments)
+    if class_names is not None:
+        config = dataclasses.replace(get_model_config(model), classes=tuple(class_names))
+        set_model_config(model, config)
     return with_preprocessing(model) if include_preprocessing else model
 
 

@@ -21,7 +21,6 @@ def training_batches(
     seed: int,
     epochs: int,
     first_epoch: int = 0,
-    first_step: int = 0,
     workers: int = 1,
     worker: int = 0,
     replicas: int = 1,
@@ -82,7 +81,6 @@ def training_batches(
         return tf.data.Dataset.range(steps * replicas).map(batch)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
-    batches = batches.skip(first_step * replicas)
     parts = augment.AUGMENTATIONS[augmentation]
     size = preprocessing.size
 
