@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 
 from irnet_tf import weights
 from irnet_tf.analysis import operations
@@ -68,20 +67,13 @@ def facts(entry: Entry) -> dict[str, str]:
 
 def command(entry: Entry) -> str:
     """The command that repeats the run of the shipped weights, or trains new ones."""
-    parts = [f"python train.py --model={entry.name}"]
-    recipe = entry.recipe
+    flags = {"model": entry.name}
     if entry.results:
-        identity = entry.results["config"]["identity"]
-        recipe = recipe_of(identity)
-        changes = {name: _changes(known, recipe) for name, known in entry.recipes.items()}
-        nearest = min(changes, key=lambda name: len(changes[name]))
-        flags = {} if nearest == "paper" else {"recipe": nearest}
-        flags |= changes[nearest] | _changed_arguments(entry, identity["arguments"])
-        flags |= {"seed": identity["seed"]} | ({} if identity["ede"] else {"ede": "off"})
-        parts += [f"--{name}={_text(value)}" for name, value in flags.items()]
-    if recipe.data != "digits":
-        parts.append("--data_dir=D")
-    return " ".join(parts)
+        flags |= entry.results["config"]["flags"]
+    flags = {name: value for name, value in flags.items() if not name.endswith("_dir")}
+    if entry.recipe.data != "digits":
+        flags["data_dir"] = "D"
+    return " ".join(["python train.py", *(f"--{name}={value}" for name, value in flags.items())])
 
 
 def size_text(count: int) -> str:
@@ -113,40 +105,14 @@ def _run_facts(entry):
     }
 
 
-def _changes(known, recipe):
-    """Fields in which a run's recipe differs from a recipe of the entry."""
-    ours, theirs = dataclasses.asdict(recipe), dataclasses.asdict(known)
-    differing = {name: value for name, value in ours.items() if value != theirs[name]}
-    if "batch_size" in differing and known.scale_lr_with_batch and recipe.scale_lr_with_batch:
-        differing |= {name: ours[name] for name in ("learning_rate", "warmup_start_lr")}
-    return differing
-
-
-def _changed_arguments(entry, arguments):
-    """Arguments of a run that are neither the entry's nor the builder's defaults."""
-    parameters = inspect.signature(entry.builder).parameters
-    usual = {name: parameter.default for name, parameter in parameters.items()}
-    usual |= entry.arguments
-    return {
-        name: value
-        for name, value in arguments.items()
-        if name != "num_classes" and _text(usual[name]) != _text(value)
-    }
-
-
 def _recipe(recipe):
-    shown = ("data", "epochs", "batch_size", "learning_rate", "scale_lr_with_batch")
     changed = {
-        field.name: getattr(recipe, field.name)
+        field.name: value
         for field in dataclasses.fields(recipe)
-        if getattr(recipe, field.name) != field.default and field.name not in shown
+        if (value := getattr(recipe, field.name)) != field.default
+        or field.name in ("weight_decay", "t_min", "t_max")
     }
-    changed |= {name: getattr(recipe, name) for name in ("weight_decay", "t_min", "t_max")}
-    rest = "".join(f", {name} {_text(value)}" for name, value in changed.items())
-    return (
-        f"{recipe.epochs} epochs of {recipe.data}, batch {recipe.batch_size}, learning rate "
-        f"{recipe.learning_rate:g}{rest}"
-    )
+    return _pairs(changed)
 
 
 def _pairs(values):
@@ -159,9 +125,3 @@ def _accuracies(top1, top5=None):
 
 def _millions(count):
     return f"{count / 1e6:,.1f} million" if count else "no"
-
-
-def _text(value):
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return "none" if value is None else str(value)

@@ -210,7 +210,7 @@ def list_models(pattern: str | None = None, pretrained: bool | None = None) -> l
         pattern: Family such as `"cifar10"`, or a pattern such as `"*_1w1a"`; None: all.
         pretrained: True: networks with trained weights; False: those without; None: both.
     """
-    if pattern is not None and "/" not in pattern and f"{pattern}/" in _families():
+    if pattern in FAMILIES:
         pattern = f"{pattern}/*"
     return sorted(
         name
@@ -236,10 +236,6 @@ def suggestions(name: str) -> str:
     family = f"{name.partition('/')[0]}/"
     names = [known for known in _all() if known.startswith(family)] or list(_all())
     return nearest(name, names)
-
-
-def _families() -> set[str]:
-    return {f"{name.partition('/')[0]}/" for name in _all()}
 
 
 def _all() -> dict[str, Entry]:

@@ -213,40 +213,35 @@ def _check_facts(path, facts):
     """Raises ValueError for missing or mistyped facts, or a `.bin` with another SHA-256."""
     if not isinstance(facts, dict) or not facts:
         raise ValueError(f"{path} was not written by irnet_tf: export the network with it")
-
-    def numbers(value):
-        return isinstance(value, list) and len(value) == 3 and all(map(number, value))
-
-    def number(value):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-    def check(valid, name, expected, value):
-        if not valid:
-            raise ValueError(f"{path}: {name} must be {expected}, got {value!r:.80}")
-
-    def names(value):
-        return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-    output, uint8, classes = (facts.get(name) for name in ("output", "uint8_input", "classes"))
-    check(output in ("logits", "probabilities"), "output", "'logits' or 'probabilities'", output)
-    check(isinstance(uint8, bool), "uint8_input", "true or false", uint8)
-    check(classes is None or names(classes), "classes", "a list of names", classes)
-    known = facts.get("preprocessing")
-    if known is not None:
-        check(isinstance(known, dict), "preprocessing", "an object", known)
-        size, mean, std, share = (known.get(name) for name in ("size", "mean", "std", "crop"))
-        check(type(size) is int and 0 < size <= 4096, "preprocessing.size", "1 to 4096", size)
-        check(numbers(mean), "preprocessing.mean", "three numbers", mean)
-        check(numbers(std) and min(std) > 0, "preprocessing.std", "three positive numbers", std)
-        check(number(share) and 0 < share <= 1, "preprocessing.crop", "above 0, at most 1", share)
-    if path.suffix == ".xml" and "bin_sha256" in facts:
-        expected = facts.get("bin_sha256")
-        found = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
-        if found != expected:
+    checks = {
+        "output": ("'logits' or 'probabilities'", lambda v: v in ("logits", "probabilities")),
+        "uint8_input": ("true or false", lambda v: isinstance(v, bool)),
+        "classes": ("a list of names", lambda v: v is None or _are(str, v)),
+        "preprocessing": ("an object", lambda v: v is None or isinstance(v, dict)),
+    }
+    if isinstance(known := facts.get("preprocessing"), dict):
+        facts = facts | {f"preprocessing.{name}": value for name, value in known.items()}
+        checks |= {
+            "preprocessing.size": ("1 to 4096", lambda v: type(v) is int and 0 < v <= 4096),
+            "preprocessing.mean": ("3 numbers", lambda v: _are(float, v, 3)),
+            "preprocessing.std": ("3 positive numbers", lambda v: _are(float, v, 3) and min(v) > 0),
+            "preprocessing.crop": ("above 0, at most 1", lambda v: _are(float, [v]) and 0 < v <= 1),
+        }
+    for name, (expected, valid) in checks.items():
+        if not valid(facts.get(name)):
+            raise ValueError(f"{path}: {name} must be {expected}, got {facts.get(name)!r:.80}")
+    if path.suffix == ".xml":
+        expected, binary = facts.get("bin_sha256"), path.with_suffix(".bin")
+        if hashlib.sha256(binary.read_bytes()).hexdigest() != expected:
             raise ValueError(
-                f"{path.with_suffix('.bin')} has SHA-256 {found}, expected {expected}: it is "
-                "damaged or of another export"
+                f"{binary} has not the SHA-256 {expected}: damaged, or another export's"
             )
+
+
+def _are(kind, values, count=None):
+    kinds = (int, float) if kind is float else kind
+    valid = isinstance(values, list) and all(isinstance(value, kinds) for value in values)
+    return valid and count in (None, len(values))
 
 
 def predict_files(predict, paths: list[str], top: int) -> bool:
