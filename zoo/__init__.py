@@ -8,6 +8,11 @@ Each name is imported on first use. `zoo.runtime` and `python -m zoo --help` nee
 """
 
 import importlib
+import os
+import sys
+
+if "tensorflow" not in sys.modules:  # for `import tensorflow` before the first use of zoo
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 FAMILIES = ("digits", "cifar10", "imagenet", "larq_zoo")
 
