@@ -62,17 +62,21 @@ def evaluation_batches(
 ) -> tuple[tf.distribute.DistributedDataset, int]:
     """All test images once, and the number of steps: `validation_data` and `validation_steps`."""
     preprocessing = preprocessing_of(model, preprocessing)
+    strategy = model.distribute_strategy
     batch_size = max(1, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // preprocessing.size**2))
+    steps = -(-data.test.num_examples // (batch_size * strategy.num_replicas_in_sync))
 
     def batches(context):
+        worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
+        images = len(range(worker, data.test.num_examples, num_workers))
+        # Equal batches: layers fail on the empty batch of a replica for which no image is left.
+        count = steps * context.num_replicas_in_sync // num_workers
         return data_module.evaluation_batches(
             data.test,
             batch_size=batch_size,
             preprocessing=preprocessing,
-            workers=context.num_input_pipelines,
-            worker=context.input_pipeline_id,
-        )
+            workers=num_workers,
+            worker=worker,
+        ).rebatch([images // count + (i < images % count) for i in range(count)])
 
-    strategy = model.distribute_strategy
-    steps = -(-data.test.num_examples // (batch_size * strategy.num_replicas_in_sync))
     return strategy.distribute_datasets_from_function(batches), steps
