@@ -4,8 +4,6 @@ import dataclasses
 import logging
 import os
 import shutil
-import subprocess
-import sys
 
 from irnet_tf import data
 from irnet_tf.data import __main__ as command
@@ -237,14 +235,6 @@ def test_the_command_checks_a_folder(truncated, capsys):
     ]  # fmt: skip
     with pytest.raises(SystemExit, match="irnet_tf.data: .*none"):
         command.main([str(folder / "none")])
-
-
-@pytest.mark.slow
-def test_the_command_as_a_process(truncated):
-    done = subprocess.run(
-        [sys.executable, "-m", "irnet_tf.data", truncated[0]], capture_output=True, text=True
-    )
-    assert done.returncode == 1 and "4 image(s) cannot be read:\n" in done.stderr
 
 
 # ---- layout ------------------------------------------------------------------------------------

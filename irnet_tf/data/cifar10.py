@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 import sys
 
-from irnet_tf.data.dataset import OWN_IMAGES, Data, in_memory, progress
+from irnet_tf.data.dataset import OWN_IMAGES, Data, in_memory
 from irnet_tf.data.tfds_folder import (
     as_value_error,
     newest_version,
@@ -56,15 +56,8 @@ def _read(builder, split):
     import tensorflow_datasets as tfds
 
     count = builder.info.splits[split].num_examples
-    batches = tfds.as_numpy(builder.as_dataset(split=split, batch_size=1000))
-    parts = list(progress(batches, f"reading cifar10 {split}", -(-count // 1000)))
-    images = np.concatenate([part["image"] for part in parts])
-    labels = np.concatenate([part["label"] for part in parts])
-    if not len(images) == len(labels) == count or images.shape[1:] != (32, 32, 3):
-        raise ValueError(
-            f"{split} holds images {list(images.shape)} and {len(labels)} labels instead of "
-            f"{[count, 32, 32, 3]}"
-        )
-    if labels.min() < 0 or labels.max() >= len(_CLASSES):
-        raise ValueError(f"{split} has the label {labels.max()}; there are {len(_CLASSES)} classes")
+    examples = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    images, labels = examples["image"], examples["label"]
+    if images.shape != (count, 32, 32, 3) or not set(labels) <= set(range(len(_CLASSES))):
+        raise ValueError(f"{split} does not hold {count} images [32, 32, 3] with labels 0 to 9")
     return in_memory(images.astype(np.uint8, casting="safe"), labels)

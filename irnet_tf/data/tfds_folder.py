@@ -87,17 +87,13 @@ def as_value_error(path: Path):
 
 
 def _check_features(path: Path) -> None:
-    def strings(value):
-        if isinstance(value, dict):
-            value = [*value, *value.values()]
-        if isinstance(value, list):
-            for inner in value:
-                yield from strings(inner)
-        elif isinstance(value, str):
-            yield value
+    found = set()
+
+    def collect(pairs):
+        found.update(text for pair in pairs for text in pair if isinstance(text, str))
 
     with as_value_error(path):
-        found = set(strings(json.loads(path.read_text())))
+        json.loads(path.read_text(), object_pairs_hook=collect)
     unknown = sorted(text for text in found - _FEATURES if "." in text)
     if unknown:
         raise ValueError(
