@@ -1,8 +1,11 @@
-"""Evaluation worth reading, against counts made by hand."""
+"""Evaluation and its report, against counts by hand and other libraries."""
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 
 from irnet_tf import evaluation
 from irnet_tf.data import Data, Split
@@ -13,11 +16,13 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
+from tests.conftest import ROOT
+
 HALF = Preprocessing(4, (0.5,) * 3, (0.5,) * 3)
 
 
-class Says(tf.keras.layers.Layer):
-    """Reads its answer, a row of a table of logits, from an image's first pixel."""
+class Table(tf.keras.layers.Layer):
+    """Row of a table of outputs that an image's first pixel selects."""
 
     def __init__(self, table):
         super().__init__()
@@ -29,7 +34,7 @@ class Says(tf.keras.layers.Layer):
 
 
 def case(logits, labels, output="logits", classes=None):
-    """A network that says `logits` of the images of a data set with these labels."""
+    """A network with these outputs for the images of a data set with these labels."""
     classes = classes or tuple("abcdefgh"[: len(logits[0])])
     images = np.zeros((len(labels), 4, 4, 3), np.uint8)
     images[:] = np.arange(len(labels))[:, None, None, None]
@@ -39,7 +44,7 @@ def case(logits, labels, output="logits", classes=None):
 
     split = Split(len(labels), read, 4, describe="picture {}".format)
     inputs = tf.keras.layers.Input((4, 4, 3))
-    model = tf.keras.Model(inputs, Says(logits)(inputs))
+    model = tf.keras.Model(inputs, Table(logits)(inputs))
     set_model_config(model, ModelConfig("x", {}, preprocessing=HALF, output=output))
     return model, Data("things", split, split, classes)
 
@@ -87,6 +92,11 @@ def test_calibration_by_hand(tmp_path):
 
 
 def test_the_worst_mistakes_come_first_with_their_pictures(tmp_path):
+    # Ordered by the confidence shown, not by the probability of the true class.
+    model, data = case(np.log([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.4, 0.5, 0.1]]), [1, 1, 0])
+    evaluation.report(model, data, tmp_path / "three")
+    mistakes = rows(tmp_path / "three/mistakes.csv")
+    assert [row["confidence"][:3] for row in mistakes] == ["0.6", "0.5", "0.5"]
     logits = [[0.1 * i, -0.1 * i] for i in range(150)]
     model, data = case(logits, [1] * 150, classes=("cat", "dog"))
     evaluation.report(model, data, tmp_path)
@@ -131,13 +141,47 @@ def test_a_share_of_half_a_percent_is_not_drawn_as_zero(tmp_path):
     assert drawn.count("0") == 1  # the colour bar's
 
 
-def test_a_class_may_be_called_true(tmp_path):
-    model, data = case([(2, 1), (0, 1), (1, 0)], [0, 1, 1], classes=("false", "true"))
+@pytest.mark.parametrize("classes", [("false", "true"), ("$_$", "$\\frac$")])
+def test_class_names_are_text(tmp_path, classes):
+    """No header of confusion.csv and no formula of Matplotlib's."""
+    model, data = case([(2, 1), (0, 1), (1, 0)], [0, 1, 1], classes=classes)
     evaluation.report(model, data, tmp_path)
-    assert (tmp_path / "confusion.csv").read_text() == "true,false,true\nfalse,1,0\ntrue,1,1\n"
+    no, yes = classes
+    assert (tmp_path / "confusion.csv").read_text() == f"true,{no},{yes}\n{no},1,0\n{yes},1,1\n"
+    assert no in (tmp_path / "mistakes.svg").read_text()
 
 
-def test_a_network_for_other_classes_is_refused(random_case, tmp_path):
+REPLICAS = """
+import json, irnet_tf, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import zoo
+from irnet_tf import data, evaluation
+digits = data.load("digits")
+found = []
+for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
+    with tf.distribute.MirroredStrategy(devices).scope():
+        model = zoo.load("digits/resnet20_bireal_1w1a")
+    found.append(evaluation.evaluate(model, digits))
+found.append(evaluation.report(model, digits, "report"))
+print(json.dumps(found))
+"""
+
+
+def test_replicas_count_every_image_once(tmp_path):
+    """360 images are one batch: the second replica has none."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two, report = json.loads(done.stdout.splitlines()[-1])
+    assert one["images"] == 360
+    for other in (two, report):
+        assert {name: pytest.approx(other[name], rel=1e-6) for name in one} == one
+
+
+def test_a_network_for_other_classes_is_rejected(random_case, tmp_path):
     model, data = random_case
     other = Data("others", data.test, data.test, ("a", "b"))
     with pytest.raises(ValueError, match="trained on 7 classes, others has a, b; give"):
