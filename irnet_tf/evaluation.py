@@ -3,7 +3,7 @@
 `report(model, data, out)` writes into the folder `out`:
 
     evaluation.json     accuracy, loss, calibration
-    classes.csv         per class: images, accuracy (recall), precision, most frequent confusion
+    classes.txt         precision, recall, F1 score and images (support) of each class
     confusion.csv       confusion matrix: true classes in rows, predicted classes in columns
     mistakes.csv        all misclassified images, the most confident mistake first
     confusion, calibration, mistakes    as .png and .svg
@@ -170,27 +170,13 @@ def report(
     if len(classes) > 5:
         summary["top5"] = metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=every)
     matrix = metrics.confusion_matrix(labels, predicted, labels=every)
-    precision, recall, _, count = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=every, zero_division=np.nan
+    table = metrics.classification_report(
+        labels, predicted, labels=every, target_names=classes, digits=4, zero_division=np.nan
     )
-    wrong = matrix - np.diag(np.diag(matrix))
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
-    _write_csv(
-        out / "classes.csv",
-        ("class", "images", "accuracy", "precision", "most_confused_with", "times"),
-        [
-            (
-                name,
-                count[i],
-                *("" if np.isnan(x) else f"{x:.6f}" for x in (recall[i], precision[i])),
-                classes[wrong[i].argmax()] if wrong[i].any() else "",
-                wrong[i].max(),
-            )
-            for i, name in enumerate(classes)
-        ],
-    )
+    write_atomically(out / "classes.txt", table)
     _write_csv(
         out / "confusion.csv", ("true", *classes), [(n, *row) for n, row in zip(classes, matrix)]
     )
