@@ -10,6 +10,7 @@ import subprocess
 import sys
 import traceback
 
+import irnet_tf  # noqa: F401, before TensorFlow
 import pytest
 import tensorflow as tf
 
