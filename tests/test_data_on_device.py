@@ -1,4 +1,4 @@
-"""Augmentation and normalisation at the beginning of the training step."""
+"""Augmentation and normalisation in the training step."""
 
 from irnet_tf import data
 from irnet_tf.data import augment
@@ -34,7 +34,7 @@ def network(augmentation="shift_and_flip", jit_compile=False):
 
 
 @pytest.mark.parametrize("augmentation", ["none", "shift_and_flip", "imagenet"])
-def test_bytes_go_to_the_device_and_become_the_same_images(augmentation):
+def test_the_device_makes_the_same_images_as_the_pipeline(augmentation):
     for (x, y), ((pixels, numbers), labels) in zip(
         batches(augmentation, False), batches(augmentation, True), strict=True
     ):
@@ -45,8 +45,8 @@ def test_bytes_go_to_the_device_and_become_the_same_images(augmentation):
 
 
 @pytest.mark.parametrize("augmentation", augment.AUGMENTATIONS)
-def test_gpus_have_a_kernel_for_all_of_it(augmentation):
-    """Else TensorFlow would silently send every batch to the host and back."""
+def test_gpus_have_a_kernel_for_every_operation(augmentation):
+    """Otherwise TensorFlow would copy every batch to the host and back."""
     from tensorflow.python.framework import kernels
 
     if not tf.test.is_built_with_cuda():

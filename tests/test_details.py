@@ -1,4 +1,4 @@
-"""How weights move over a training."""
+"""Details of layers: sign flips, gradient norms and histograms."""
 
 import csv
 
@@ -30,7 +30,7 @@ def examples(rng):
 
 
 def signs(model):
-    """Libra-PB's, from its formula."""
+    """Signs of Libra-PB, from its formula."""
     kernels = {name: model.get_layer(name).get_weights()[0] for name in ("first", "second")}
     return {name: w >= w.mean(0) for name, w in kernels.items()}
 
@@ -70,7 +70,7 @@ def test_logging_changes_nothing(tmp_path, examples):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_resumed_training_has_the_same_details(tmp_path, examples):
+def test_a_resumed_run_has_the_same_details(tmp_path, examples):
     def fit(model, folder, first, last):
         model.fit(
             *examples,
@@ -82,21 +82,15 @@ def test_a_resumed_training_has_the_same_details(tmp_path, examples):
         )
 
     model = network()
-    begin = model.get_weights()
+    start = model.get_weights()
     fit(model, tmp_path / "whole", 0, 3)
-    model.set_weights(begin)
+    model.set_weights(start)
     fit(model, tmp_path / "parts", 0, 2)
     middle = model.get_weights()
-    fit(model, tmp_path / "parts", 2, 3)  # an epoch that a restart does once more
-    model.set_weights(middle)
-    fit(model, tmp_path / "parts", 2, 3)
-    assert len(rows(tmp_path / "parts")) == len(rows(tmp_path / "whole"))
-    for one, other in zip(rows(tmp_path / "parts"), rows(tmp_path / "whole")):
-        assert (one["epoch"], one["layer"]) == (other["epoch"], other["layer"])
-        assert float(one["latent_std"]) == pytest.approx(float(other["latent_std"]))
-    assert [r["flip_ratio"] for r in rows(tmp_path / "parts")[:4]] == [
-        r["flip_ratio"] for r in rows(tmp_path / "whole")[:4]
-    ]
+    for _ in range(2):  # an epoch that a restart trains once more
+        model.set_weights(middle)
+        fit(model, tmp_path / "parts", 2, 3)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
 
 
 def test_tensorboard_gets_scalars_and_histograms_by_layer(tmp_path, examples):
@@ -108,6 +102,6 @@ def test_tensorboard_gets_scalars_and_histograms_by_layer(tmp_path, examples):
     assert rows(tmp_path)[0]["gradient_norm"] == ""
 
 
-def test_a_network_without_binary_weights_is_refused(tmp_path, examples):
+def test_a_network_without_binary_weights_is_rejected(tmp_path, examples):
     with pytest.raises(ValueError, match="no layer with binary weights"):
         network(binary=False).fit(*examples, verbose=0, callbacks=[LayerDetails(tmp_path)])

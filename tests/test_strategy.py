@@ -1,4 +1,4 @@
-"""Several devices and several hosts: processes on loopback."""
+"""Several replicas and several workers, as processes on loopback."""
 
 import json
 import os
@@ -40,7 +40,7 @@ FIRST = {"type": "worker", "index": 0}
          "strategy 'default' trains on one machine: use 'multiworker'"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_refused(monkeypatch, name, config, message):
+def test_a_strategy_that_does_not_match_the_cluster_is_rejected(monkeypatch, name, config, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         text = config if isinstance(config, str) else json.dumps(config)
@@ -188,10 +188,10 @@ def assert_equal(dumps, one_process):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_fit_with_the_same_parts_ends_with_the_same_weights(
+def test_fit_with_the_callbacks_ends_with_the_same_weights(
     tmp_path, replicas, one_process, two_replicas
 ):
-    """`Model.fit` with `training.compile` and its callbacks, against `training.train`."""
+    """`Model.fit` with `compile_model` and the callbacks, against `train`."""
     expected = one_process if replicas == 1 else two_replicas
     [values] = ten_steps(tmp_path, [{}], f"--replicas={replicas}", "--fit")
     assert values.keys() == expected.keys()
@@ -200,7 +200,7 @@ def test_fit_with_the_same_parts_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_mirrored_replicas_compute_what_one_device_does(tmp_path, one_process, replicas):
+def test_replicas_end_with_the_weights_of_one_device(tmp_path, one_process, replicas):
     dumps = ten_steps(tmp_path, [{}], f"--replicas={replicas}", "--sync_batch_norm")
     assert len(dumps[0]) == replicas * len(one_process)
     assert_equal(dumps, one_process)
@@ -210,7 +210,7 @@ def test_mirrored_replicas_compute_what_one_device_does(tmp_path, one_process, r
     ("n", "environment"),
     [(2, tf_config), pytest.param(3, slurm, marks=pytest.mark.slow)],
 )
-def test_workers_compute_what_one_process_does(tmp_path, one_process, n, environment):
+def test_workers_end_with_the_weights_of_one_process(tmp_path, one_process, n, environment):
     dumps = ten_steps(tmp_path, environment(n), "--sync_batch_norm")
     assert [len(values) for values in dumps] == n * [len(one_process)]
     assert_equal(dumps, one_process)
@@ -223,15 +223,15 @@ def two_replicas(tmp_path_factory):
     return values
 
 
-def test_batch_norm_is_each_replicas_own_unless_synchronised(two_replicas, one_process):
-    """As the authors had it. At an epoch's end all replicas get the mean of their statistics."""
+def test_batch_norm_is_per_replica_unless_synchronised(two_replicas, one_process):
+    """As in the authors' code; at an epoch's end the statistics are averaged."""
     assert any(abs(two_replicas[name] - one_process[name]).max() > 1e-4 for name in one_process)
     for name, value in two_replicas.items():
         np.testing.assert_array_equal(value, two_replicas[f"{name[:3]}.0"], err_msg=name)
 
 
 @pytest.mark.slow
-def test_xla_compiles_what_each_of_several_devices_does(tmp_path, two_replicas):
+def test_xla_on_several_replicas_ends_with_the_same_weights(tmp_path, two_replicas):
     [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile")
     assert values.keys() == two_replicas.keys()
     for name, value in values.items():
@@ -246,7 +246,7 @@ def test_loss_scaling_on_several_devices(tmp_path):
         np.testing.assert_array_equal(value, values[f"{name[:3]}.0"], err_msg=name)
 
 
-def test_xla_and_synchronised_batch_norm_do_not_go_together(tmp_path):
+def test_xla_with_synchronised_batch_norm_is_rejected(tmp_path):
     with pytest.raises(AssertionError, match="XLA cannot compile synchronised batch norm"):
         ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile", "--sync_batch_norm")
 

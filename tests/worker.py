@@ -1,10 +1,10 @@
-"""One process of a training, for the tests of strategies: ten float64 steps on digits.
+"""A process of a run, for the tests of strategies: ten float64 steps on digits.
 
     python -m tests.worker --output_dir=O --dump=W.npz [--replicas=2] [--sync_batch_norm] ...
-    python -m tests.worker --fit --dump=W.npz [--replicas=2]     # the same through Model.fit
+    python -m tests.worker --fit --dump=W.npz [--replicas=2]     # the same with Model.fit
 
-Several of them are a cluster where TF_CONFIG or Slurm's variables say so. The file gets every
-variable of every replica of this process.
+TF_CONFIG or Slurm's variables describe the cluster. The file holds every variable of every replica
+of this process.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The picture of a run: accuracy, loss, and the rate and t that led there, over epochs."""
+"""The curves of a run: accuracy, loss, learning rate and EDE's t over epochs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from irnet_tf.training.run_dir import best_row
 
 
 def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
-    """Draw the rows of a metrics.csv; epochs count from 1.
+    """Draws the curves to a PNG file.
 
     Args:
-        rows: one dict an epoch, with the columns of metrics.csv.
-        title: above the picture.
-        path: of the PNG file, which appears whole or not at all.
-
-    Raises:
-        OSError: if it cannot be written.
+        rows: Rows of metrics.csv.
+        title: Title of the figure.
+        path: Path of the PNG file.
     """
     picture = io.BytesIO()
     figure_of(rows, title).savefig(picture, dpi=110, format="png")
@@ -28,7 +25,7 @@ def draw(rows: list[dict], title: str, path: str | os.PathLike) -> None:
 
 
 def figure_of(rows: list[dict], title: str):
-    """The picture as a Matplotlib figure."""
+    """The curves as a Matplotlib figure."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -57,7 +54,7 @@ def figure_of(rows: list[dict], title: str):
     course.set_ylabel("learning rate and t (log scale)")
     loss.set_yscale("log")
     plotting.plain_log_ticks(loss.yaxis)
-    # Linear near zero, where a cosine ends.
+    # linear near zero, where a cosine schedule ends
     highest = max(row["learning_rate"] for row in rows) or 1.0
     decade = 10.0 ** math.ceil(math.log10(1e-3 * highest))
     course.set_yscale("symlog", linthresh=decade)
