@@ -13,11 +13,13 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 CURVES = "zoo/results/cifar10_resnet20_bireal_1w1a/curves.png"
-_MODULES = (
-    "quantizers", "ede", "layers", "models", "preprocessing", "model_config", "data", "training",
-    "evaluation", "weights", "pytorch", "export", "analysis", "compare", "ablation",
+API = (
+    "irnet_tf.quantizers", "irnet_tf.ede", "irnet_tf.layers", "irnet_tf.models",
+    "irnet_tf.preprocessing", "irnet_tf.model_config", "irnet_tf.data", "irnet_tf.training",
+    "irnet_tf.evaluation", "irnet_tf.weights", "irnet_tf.pytorch", "irnet_tf.export",
+    "irnet_tf.analysis", "irnet_tf.compare", "irnet_tf.ablation",
+    "zoo.loading", "zoo.prediction", "zoo.registry", "zoo.runtime",
 )  # fmt: skip
-API = ["irnet_tf", *(f"irnet_tf.{name}" for name in _MODULES), "zoo", "zoo.runtime"]
 
 
 def on_config(config):
@@ -27,6 +29,8 @@ def on_config(config):
 def on_files(files, config):
     for name in API:
         page = f"# {name}\n\n::: {name}\n"
+        if name == "irnet_tf.training":  # the function is hidden by the module of its name
+            page += "\n::: irnet_tf.training.train.train\n"
         files.append(File.generated(config, f"api/{name}.md", content=page))
     files.append(File.generated(config, "curves.png", abs_src_path=str(ROOT / CURVES)))
 
@@ -63,8 +67,8 @@ def rows(head, cells):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def percent(accuracy):
-    return "" if accuracy is None else f"{100 * accuracy:.2f}".removesuffix("0")
+def percent(accuracy, digits=".2f"):
+    return "" if accuracy is None else f"{100 * accuracy:{digits}}"
 
 
 def ours(entry):
@@ -86,7 +90,7 @@ def results():
         [
             link("zoo.md", name),
             entry.bits,
-            percent(paper(entry)),
+            percent(paper(entry), ".4g"),
             percent(ours(entry)),
             str(entry.results["config"]["identity"]["recipe"]["epochs"]),
         ]
@@ -101,28 +105,18 @@ def table():
     cells = [
         [
             link("", name),
-            f"{entry.parameters / 1e6:.2f} M",
-            f"{entry.operations['one_bit'] / 1e6:,.1f}",
-            f"{entry.operations['float'] / 1e6:,.1f}",
-            f"{entry.packed_size / 1e6:.2f} MB",
-            percent(paper(entry)),
+            f"{entry.sizes['parameters'] / 1e6:.2f} M",
+            f"{entry.sizes['one_bit'] / 1e6:,.1f}",
+            f"{entry.sizes['float'] / 1e6:,.1f}",
+            f"{entry.sizes['packed_size'] / 1e6:.2f} MB",
+            percent(paper(entry), ".4g"),
             percent(ours(entry)),
             entry.recipe.data,
             measured.get(name, ""),
         ]
         for name, entry in entries().items()
     ]
-    head = [
-        "network",
-        "parameters",
-        "1-bit ops",
-        "float ops",
-        "file",
-        "paper",
-        "top-1",
-        "data",
-        "ms",
-    ]
+    head = "network,parameters,1-bit ops,float ops,file,paper,top-1,data,ms"
     return rows(head.split(","), cells)
 
 

@@ -57,7 +57,7 @@ def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=N
             images between 0 and 1, one number or one per channel.
 
     Returns:
-        The file's bytes: batch size 1, float32 or uint8 inputs, float32 outputs.
+        Content of the file. It has batch size 1, float32 or uint8 inputs and float32 outputs.
 
     Raises:
         ValueError: If the network cannot be converted, if mean and std do not fit, or if a 1-bit
