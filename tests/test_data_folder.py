@@ -1,7 +1,6 @@
 """A folder of a user's own images: layout, formats, unreadable files, splitting."""
 
 import dataclasses
-import logging
 import os
 import shutil
 
@@ -13,6 +12,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
+from tests.conftest import run_train
 from tests.test_data import batches
 
 
@@ -112,7 +112,7 @@ def test_the_exif_orientation_is_applied(folder, suffix, orientation):
     np.testing.assert_allclose(only_images(data.load(folder).train)[:1], expected, atol=1.5)
 
 
-def test_hidden_files_are_ignored_and_other_files_with_a_warning(folder, caplog):
+def test_hidden_files_are_ignored_and_other_files_with_a_warning(folder):
     for hidden in ("train/cat/._0.png", "train/.DS_Store", "train/dog/.DS_Store"):
         (folder / hidden).write_bytes(b"x")
     (folder / "train/.cache").mkdir()
@@ -121,13 +121,22 @@ def test_hidden_files_are_ignored_and_other_files_with_a_warning(folder, caplog)
     (folder / "test/readme.md").write_text("x")
     (folder / "test/dog/more").mkdir()
     os.mkfifo(folder / "train/cat/x.png")  # reading it would block
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(UserWarning) as caught:
         images = data.load(folder)
     assert (images.train.num_examples, images.test.num_examples) == (12, 6)
-    [message] = caplog.messages
+    [message] = [str(warning.message) for warning in caught]
     assert message.startswith(f"ignored 5 file(s) in {folder} that are not images (.jpg, .jpeg, ")
     for name in ("cat/notes.txt", "dog/raw.heic", "readme.md", "test/dog/more", "cat/x.png"):
         assert name in message
+
+
+@pytest.mark.slow
+def test_warnings_of_train_py_reach_the_user(folder):
+    (folder / "train/cat/notes.txt").write_text("x")
+    evaluated = "--mode=evaluate", "--model=digits/resnet20_bireal_1w1a", "--weights=pretrained"
+    done = run_train(*evaluated, f"--data_dir={folder}", check=False)
+    assert "ignored 1 file(s)" in done.stderr and "cat/notes.txt" in done.stderr
+    assert "the network was trained on the classes 0, 1, 2, 3, 4 and 5 more" in done.stderr
 
 
 def test_images_are_decoded_in_parallel_under_op_determinism(folder):

@@ -7,8 +7,8 @@ import hashlib
 import io
 import os
 from pathlib import Path
+import warnings
 
-from absl import logging
 from irnet_tf.data.dataset import (
     SUFFIXES,
     Data,
@@ -76,10 +76,11 @@ def scan(root: Path, validation_split: float | None, decode: bool = False):
             "are needed"
         )
     if ignored:
-        logging.warning(
-            "ignored %d file(s) in %s that are not images (%s): %s",
-            len(ignored), root, ", ".join(SUFFIXES), first_few(list(map(_shown, ignored)), "; "),
-        )  # fmt: skip
+        warnings.warn(
+            f"ignored {len(ignored)} file(s) in {root} that are not images "
+            f"({', '.join(SUFFIXES)}): {first_few(list(map(_shown, ignored)), '; ')}",
+            stacklevel=4,
+        )
     files = [file for part in (train, test) for files in part.values() for file in files]
     return train, test, *_check(files, decode)
 
