@@ -36,10 +36,6 @@ TARGET = Target(
     ),
     symmetric_padding=False,
     small_images=False,
-    float_inputs=(
-        "{} convolutions have 1-bit weights and float inputs and are computed in float (CONV_2D); "
-        "their weights are stored as bits and unpacked (LceDequantize, MUL) at each run"
-    ),
 )  # fmt: skip
 
 
@@ -139,10 +135,6 @@ class Device:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the outputs for images `[n, height, width, channels]`."""
         return self._interpreter.predict(images)
-
-    def operators(self) -> collections.Counter:
-        """Returns the number of operators of each kind."""
-        return operators(self.file)
 
     def bits(self, plan: Plan, image: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the input signs `[1, height, width, channels]` of each 1-bit convolution.

@@ -174,10 +174,6 @@ def target() -> Target:
         activations=tuple(ACTIVATIONS),
         symmetric_padding=True,
         small_images=True,
-        float_inputs=(
-            "{} convolutions have 1-bit weights and float inputs and are computed in float; their "
-            "weights are stored as bits and unpacked when the file is loaded"
-        ),
     )
 
 
@@ -254,10 +250,6 @@ class Device:
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the outputs for images `[n, height, width, channels]`."""
         return np.concatenate([self._compiled(image[None])[0] for image in images])
-
-    def operators(self) -> collections.Counter:
-        """Returns the number of operations of each kind."""
-        return operators(self.model)
 
     def bits(self, plan: Plan, image: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the input signs `[1, height, width, channels]` of each 1-bit convolution.

@@ -27,7 +27,6 @@ class Target:
         layers: Supported types of Keras layers.
         symmetric_padding: Support for `padding="symmetric"`.
         small_images: Support for convolutions of fewer pixels than their kernel spans.
-        float_inputs: Note on `{}` convolutions with 1-bit weights and float inputs.
         activations: Names of supported activation functions; None: all.
     """
 
@@ -35,7 +34,6 @@ class Target:
     layers: tuple[type, ...]
     symmetric_padding: bool
     small_images: bool
-    float_inputs: str
     activations: tuple[str, ...] | None = None
 
 
@@ -97,7 +95,10 @@ def make_plan(model: tf.keras.Model, target: Target) -> Plan:
             parts[layer] = one_bit_part(layer, weights[layer.name][0], target)
     plan = Plan(model.name, readers, weights, parts)
     if plan.packable:
-        plan.notes.append(target.float_inputs.format(plan.packable))
+        plan.notes.append(
+            f"{plan.packable} convolutions with 1-bit weights and float inputs are computed in "
+            "float; their weights are stored as bits"
+        )
     inputs_only = [layer.name for layer, part in parts.items() if part == "inputs"]
     if inputs_only:
         plan.notes.append(f"float because their weights are float: {', '.join(inputs_only)}")

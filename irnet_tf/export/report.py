@@ -85,7 +85,7 @@ def export(
         "rewrites": plan.notes,
         "sizes": sizes,
         "operations": operations(model),
-        "operators": dict(device.operators()),
+        "operators": dict((lce if format == "lce" else openvino).operators(file)),
         "comparison": {"images_source": images_source, **comparison},
         "latency": {
             "ms": openvino.interleaved_ms(runs),
