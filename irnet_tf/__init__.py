@@ -8,11 +8,11 @@ registers the quantizers `"libra_pb"` and `"ede_sign"`. It creates no TensorFlow
 variable or tensor, so that a distribution strategy can still be made afterwards.
 """
 
-from irnet_tf._chatter import drop_chatter_of_commands
+from irnet_tf._chatter import quiet_import
 from irnet_tf._keras2 import require_keras_2
 
-drop_chatter_of_commands()
-require_keras_2()
+with quiet_import():
+    require_keras_2()
 
 from irnet_tf.ede import EDECallback, EDESchedule, set_ede  # noqa: E402
 import irnet_tf.layers  # noqa: E402, F401, registers what saved models hold

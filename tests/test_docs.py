@@ -18,7 +18,7 @@ DOCUMENTS = [path for path in DOCUMENTS if b"train.py" in path.read_bytes()]
 @pytest.fixture(scope="module")
 def flags():
     """All flags of train.py."""
-    return set(re.findall(r"--(?:\[no\])?(\w+)", run_train("--helpfull", check=False).stdout))
+    return set(re.findall(r"--(?:\[no\])?(\w+)", run_train("--help").stdout))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

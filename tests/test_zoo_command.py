@@ -99,17 +99,15 @@ def test_the_command_repeats_the_run(name):
     """train.py's flags parse it to the recipe, network and seed in the run's config.json."""
     entry = zoo.info(name)
     values = flags.FlagValues()
-    recipe_flags = flags_of.define_recipe_flags(values)
-    for own, default in {"model": "", "recipe": "paper", "data_dir": "", "seed": "0"}.items():
-        flags.DEFINE_string(own, default, "", flag_values=values)
+    flags_of.define(values)
     _, *arguments = command(entry).split()
     assert values(arguments) == ["train.py"]
     identity = entry.results["config"]["identity"]
-    recipe = flags_of.replace(entry.recipes[values.recipe], flags_of.given(values, recipe_flags))
+    recipe = flags_of.make_recipe(entry.recipes, values)
     repeated = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert repeated == {k: v for k, v in identity["recipe"].items() if k in repeated}
-    assert (values.model, values.seed) == (name, str(identity["seed"]))
-    assert (values.data_dir == "") == (recipe.data == "digits")
+    assert (values.model, values.seed) == (name, identity["seed"])
+    assert (values.data_dir is None) == (recipe.data == "digits")
 
 
 def test_facts_of_a_trained_and_of_an_untrained_network():

@@ -1,178 +1,166 @@
-"""Flags of `train.py` that are made from a recipe's fields and from builders' arguments."""
+"""Flags of `train.py` by group, with their help text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
-import inspect
-import re
+import textwrap
 
 from absl import flags
 from irnet_tf._utils import nearest
-from irnet_tf.model_config import BUILDERS, check_arguments
-from irnet_tf.training.recipe import Recipe
+from irnet_tf.data.augment import AUGMENTATIONS
+from irnet_tf.training.distribute import STRATEGIES
+from irnet_tf.training.recipe import PRECISIONS, Recipe
 
-# Not for a command line, or what data and loss decide.
-_NOT_FLAGS = ("input_tensor", "include_top", "classifier_activation", "name")
-
-
-def define_recipe_flags(values: flags.FlagValues, taken: Iterable[str] = ()) -> list[str]:
-    """One flag a field of `Recipe`, of its own name; None unless it is given.
-
-    Args:
-        values: where they are defined.
-        taken: fields that have a flag already.
-
-    Returns:
-        The names.
-    """
-    helps = _attributes(Recipe.__doc__)
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name not in taken]
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
-    for name in names:
-        text = helps.get(name, "").replace("None:", "none:")  # as `changed` reads it
-        _define(values, name, kinds[name], f"recipe: {text}")
-    return names
-
-
-def define_builder_flags(values: flags.FlagValues, taken: Iterable[str]) -> list[str]:
-    """One flag an argument that any registered builder has; None unless it is given.
-
-    Args:
-        values: where they are defined.
-        taken: names that are flags already.
-
-    Returns:
-        The names.
-    """
-    kinds, texts = {}, {}
-    for builder in BUILDERS.values():
-        helps = _attributes(builder.__doc__ or "")
-        for name, parameter in inspect.signature(builder).parameters.items():
-            named = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-            if named and name not in (*_NOT_FLAGS, *taken):
-                kinds.setdefault(name, _kind(name, parameter))
-                texts.setdefault(name, {}).setdefault(helps.get(name, ""), builder.__name__)
-    for name, kind in kinds.items():
-        said = {text: builder for text, builder in texts[name].items() if text}
-        text = " ".join(f"{b}: {t}" if len(said) > 1 else t for t, b in said.items())
-        _define(values, name, kind, f"network: {text}")
-    return list(kinds)
-
-
-def replace(recipe: Recipe, changes: Mapping) -> Recipe:
-    """The recipe with flags that were given; `none` takes an optional value away.
-
-    Raises:
-        ValueError: for what a recipe cannot have, or a flag that would do nothing.
-    """
-    optional = {f.name for f in dataclasses.fields(Recipe) if "None" in str(f.type)}
-    none = {name: None for name in optional if changes.get(name) == "none"}
-    recipe = recipe.replace(**{k: v for k, v in changes.items() if k not in none})
-    recipe = dataclasses.replace(recipe, **none)
-    if changes.get("decay_at") and recipe.lr_schedule != "step":
-        raise ValueError(
-            f"decay_at is for the lr_schedule 'step', and it is {recipe.lr_schedule!r}: give "
-            "lr_schedule=step, or leave decay_at out"
-        )
-    if changes.get("lr_schedule") == "step" and not recipe.decay_at:
-        raise ValueError(
-            "lr_schedule 'step' needs decay_at, such as 0.5,0.75: where the rate falls"
-        )
-    if changes.get("warmup_start_lr") and not recipe.warmup:
-        raise ValueError("warmup_start_lr needs warmup, the share of training that it takes")
-    return recipe
-
-
-def given(values: flags.FlagValues, names: Iterable[str]) -> dict:
-    """Those of the flags that were given, as Python values."""
-    return {name: values[name].value for name in names if values[name].value is not None}
-
-
-def check(arguments: list[str], given: Mapping) -> None:
-    """Raises ValueError if there are arguments that are no flags, or flags with nothing in them."""
-    if len(arguments) > 1:
-        raise ValueError(f"did not understand {' '.join(arguments[1:])}; flags begin with --")
-    for name, value in given.items():
-        if isinstance(value, str) and not value.strip():
-            raise ValueError(f"{name} is empty; give a value, or leave it out")
-
-
-def check_network(network: str, builder: Callable, arguments: Mapping) -> None:
-    """Raises ValueError if the network has no such argument (and says which it has), or if a
-    quantizer is not one."""
-    hidden = "|".join(_NOT_FLAGS)
-    try:
-        check_arguments(network, builder, arguments)
-    except ValueError as error:
-        raise ValueError(re.sub(rf"\b({hidden}), |, ({hidden})\b", "", str(error))) from error
-    for name in arguments:
-        if name.endswith("_quantizer"):
-            check_quantizer(name, arguments[name])
-
-
-def check_quantizer(name: str, value: str) -> None:
-    """Raises ValueError if a quantizer is of the other kind, or none."""
-    if name == "input_quantizer" and value == "libra_pb":
-        raise ValueError(
-            "input_quantizer 'libra_pb' is for kernels: it balances weights, and activations have "
-            "none; did you mean ede_sign?"
-        )
-    if value in ("NoOp", "no_op"):
-        bits = "weight_bits" if name == "kernel_quantizer" else "activation_bits"
-        raise ValueError(f"{name} {value!r} does not quantize; use {bits}=32 for full precision")
-
-
-def choose_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
-    """Raises ValueError if there is no recipe of that name; says which there are."""
-    if name not in recipes:
-        raise ValueError(f"unknown recipe {name!r}; {nearest(name, recipes)}")
-    return recipes[name]
-
-
-def _kind(name: str, parameter: inspect.Parameter) -> str:
-    if name == "input_shape":
-        return "tuple[int, ...]"
-    if parameter.annotation is not parameter.empty:
-        return str(parameter.annotation)
-    return "str"
-
-
-def _define(values, name, kind, text):
-    kind = re.sub(r"\s*\|\s*None", "", kind)
-    if kind.startswith(("tuple", "list")):
-        number = _Numbers(int if "int" in kind else float)
-        flags.DEFINE(number, name, None, text, values, flags.ArgumentSerializer())
-        return
-    define = {"int": flags.DEFINE_integer, "float": flags.DEFINE_float, "bool": flags.DEFINE_bool}
-    define.get(kind, flags.DEFINE_string)(name, None, text, flag_values=values)
+NUMBERS = "numbers separated by commas"
+# Name: type or choices, default, help. A default of None: the value of the recipe or network.
+GROUPS = {
+    "main": {
+        "model": (str, "digits/resnet20_bireal_1w1a", "network; `python -m zoo list` shows all"),
+        "recipe": (str, None, "recipe of the network: paper, fast (cifar10/* only) or finetune; "
+                   "default: finetune with --weights, otherwise paper"),
+        "data_dir": (str, None, "data set prepared by TensorFlow Datasets, or your images in "
+                     "train/CLASS/* and test/CLASS/* or val/CLASS/*"),
+        "output_dir": (str, None, "run folder; default: runs/MODEL"),
+        "mode": (("train", "evaluate"), "train", "train, or evaluate a run or weights"),
+        "weights": (str, None, "initial or evaluated weights: a file or 'pretrained'; default: "
+                    "random weights (train), the run's best (evaluate)"),
+        "epochs": (int, None, "number of epochs"),
+        "batch_size": (int, None, "global batch size"),
+        "learning_rate": (float, None, "peak learning rate"),
+        "seed": (int, 0, "seed of initial weights, data order and augmentation"),
+    },
+    "run": {
+        "resume": (bool, True, "resume the run in output_dir"),
+        "overwrite": (bool, False, "delete the run in output_dir and start again"),
+        "strategy": (STRATEGIES, "auto", "distribution strategy"),
+        "sync_batch_norm": (bool, False, "batch norm statistics over all replicas"),
+        "jit_compile": (bool, False, "compile the training step with XLA; for GPUs"),
+        "log_details": (bool, False, "flip ratios, gradient norms and histograms of each layer"),
+        "ede": (("on", "off"), "on", "EDE; off keeps t at t_min"),
+    },
+    "data": {
+        "data": (str, None, "digits, cifar10, imagenet2012 or folder (your images)"),
+        "validation_split": (float, None, "fraction of your images for testing, if there is no "
+                             "test folder; default: none"),
+        "augmentation": (tuple(AUGMENTATIONS), None, "augmentation of training images"),
+    },
+    "recipe": {
+        "lr_schedule": (("cosine", "linear", "step"), None, "learning rate schedule"),
+        "decay_at": (NUMBERS, None, "fractions of the run at which 'step' divides by ten"),
+        "warmup": (float, None, "fraction of the run for linear warm-up"),
+        "warmup_start_lr": (float, None, "learning rate at the start of the warm-up"),
+        "momentum": (float, None, "SGD momentum"),
+        "nesterov": (bool, None, "Nesterov momentum"),
+        "weight_decay": (float, None, "L2 regularisation of every parameter"),
+        "classifier_lr_scale": (float, None, "learning rate multiplier of the classifier"),
+        "scale_lr_with_batch": (bool, None, "scale the learning rate with --batch_size"),
+        "t_min": (float, None, "EDE's t at the start"),
+        "t_max": (float, None, "EDE's t at the end"),
+        "mixed_precision": (("none", *PRECISIONS[1:]), None, "Keras policy; none, the "
+                            "default of evaluation, is float32"),
+    },
+    "network": {
+        "weight_bits": (int, None, "1 or 32"),
+        "activation_bits": (int, None, "1 or 32"),
+        "kernel_quantizer": (str, None, "Larq quantizer instead of libra_pb"),
+        "input_quantizer": (str, None, "Larq quantizer instead of ede_sign"),
+        "depth": (int, None, "layers of a ResNet"),
+        "structure": (("bireal", "normal"), None, "structure of a ResNet"),
+        "stem": (("imagenet", "cifar"), None, "first layers of ResNet-18 and ResNet-34"),
+        "padding": (("same", "symmetric"), None, "padding at stride 2, TensorFlow's or PyTorch's"),
+        "num_classes": (int, None, "number of classes; default: the data's"),
+        "input_shape": (NUMBERS, None, "height,width,3"),
+    },
+}  # fmt: skip
+RECIPE = [field.name for field in dataclasses.fields(Recipe)]
+NETWORK = list(GROUPS["network"])
+NAMES = [name for group in GROUPS.values() for name in group]
+# Arguments of `irnet_tf.training.train`.
+OPTIONS = ("seed", "resume", "overwrite", "sync_batch_norm", "jit_compile", "log_details")
 
 
 class _Numbers(flags.ArgumentParser):
-    """Numbers between commas."""
+    """A tuple from numbers separated by commas."""
 
-    def __init__(self, kind):
-        self._kind = kind
-        self.syntactic_help = f"{kind.__name__} numbers between commas"
+    syntactic_help = NUMBERS
 
     def parse(self, argument):
-        if not isinstance(argument, str):
-            return tuple(argument)
-        try:
-            return tuple(self._kind(part) for part in argument.split(",") if part.strip())
-        except ValueError:
-            raise ValueError(f"{argument!r} is not {self.syntactic_help}") from None
-
-    def flag_type(self):
-        return self.syntactic_help
+        return tuple(float(x) if "." in x else int(x) for x in argument.split(","))
 
 
-def _attributes(docstring: str) -> dict[str, str]:
-    """What a docstring says of each argument or attribute, on one line."""
-    found = {}
-    for match in re.finditer(
-        r"^ +(\w+(?:, \w+)*): (.*(?:\n {8,}(?! *\w+(?:, \w+)*: ).*)*)", docstring, re.M
-    ):
-        text = re.sub(r"\s+", " ", match.group(2)).replace("`", "").strip()
-        found |= dict.fromkeys(match.group(1).split(", "), text)
-    return found
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines all flags."""
+    types = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_bool,
+    }
+    for group in GROUPS.values():
+        for name, (kind, default, text) in group.items():
+            if kind == NUMBERS:
+                flags.DEFINE(_Numbers(), name, default, text, flag_values=values)
+            elif isinstance(kind, tuple):
+                flags.DEFINE_enum(name, default, list(kind), text, flag_values=values)
+            else:
+                types[kind](name, default, text, flag_values=values)
+
+
+def help_text() -> str:
+    """The text of `train.py --help`."""
+    lines = []
+    for group, members in GROUPS.items():
+        lines += ["", f"{group}:"]
+        for name, (kind, default, text) in members.items():
+            shown = f"--[no]{name}" if kind is bool else f"--{name}"
+            if isinstance(kind, tuple) and kind != ("train", "evaluate"):
+                text = f"{text} ({', '.join(kind)})"
+            if "default:" not in text:
+                inherited = "network's" if group == "network" else "recipe's"
+                text += f" [{inherited if default is None and name != 'data_dir' else default}]"
+            text = textwrap.wrap(text.replace(" [None]", ""), 70)
+            lines += [f"  {shown:<27}{text[0]}", *(" " * 29 + line for line in text[1:])]
+    return "\n".join(lines)
+
+
+def given(values: flags.FlagValues, names) -> dict:
+    """Values of the flags that are set."""
+    return {name: values[name].value for name in names if values[name].value is not None}
+
+
+def check(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Raises ValueError for arguments without `--`, empty flags and unsuitable quantizers."""
+    if len(arguments) > 1:
+        raise ValueError(f"did not understand {' '.join(arguments[1:])}; flags begin with --")
+    for name in NAMES:
+        if values[name].value == "":
+            raise ValueError(f"--{name} is empty; give a value or leave it out")
+    if values.input_quantizer == "libra_pb":
+        raise ValueError("--input_quantizer=libra_pb quantizes kernels only; use ede_sign")
+
+
+def make_recipe(recipes: Mapping[str, Recipe], values: flags.FlagValues) -> Recipe:
+    """The recipe that `--recipe` names, with the values of other flags.
+
+    Raises:
+        ValueError: If there is no such recipe, a value is out of range, or flags contradict.
+    """
+    name = values.recipe or ("finetune" if values.weights else "paper")
+    if name not in recipes:
+        raise ValueError(f"unknown recipe {name!r}; {nearest(name, recipes)}")
+    changes = given(values, RECIPE)
+    recipe = recipes[name]
+    if changes.get("mixed_precision") == "none":
+        recipe = dataclasses.replace(recipe, mixed_precision=None)
+        del changes["mixed_precision"]
+    recipe = recipe.replace(**changes)
+    if "decay_at" in changes and recipe.lr_schedule != "step":
+        raise ValueError(
+            f"--decay_at needs --lr_schedule=step; the schedule is {recipe.lr_schedule!r}"
+        )
+    if changes.get("lr_schedule") == "step" and not recipe.decay_at:
+        raise ValueError("--lr_schedule=step needs --decay_at, such as 0.5,0.75")
+    if changes.get("warmup_start_lr") and not recipe.warmup:
+        raise ValueError("--warmup_start_lr needs --warmup")
+    return recipe

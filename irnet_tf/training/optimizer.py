@@ -89,9 +89,9 @@ def compile_model(
     """
     config = get_model_config(model)
     classifier = config and config.classifier
-    scaled = model.get_layer(classifier).trainable_variables if classifier else []
-    if recipe.classifier_lr_scale == 1:
-        scaled = []
+    scaled = []
+    if classifier and recipe.classifier_lr_scale != 1:
+        scaled = model.get_layer(classifier).trainable_variables
     several = model.distribute_strategy.num_replicas_in_sync > 1
     with model.distribute_strategy.scope():
         optimizer = L2SGD(
@@ -102,9 +102,18 @@ def compile_model(
             lr_scales={v.name: recipe.classifier_lr_scale for v in scaled},
             jit_compile=False,
         )
-    compile_for_evaluation(
-        model, gives_logits(model), optimizer=optimizer, jit_compile=jit_compile and not several
-    )
+        model.compile(
+            optimizer,
+            tf.keras.losses.SparseCategoricalCrossentropy(from_logits=gives_logits(model)),
+            metrics=[
+                tf.keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+                # TensorFlow's in_top_k takes float32 only.
+                tf.keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5", dtype="float32"),
+            ],
+            jit_compile=jit_compile and not several,
+        )
+    # Metric results are already sums over all replicas; Keras would add them up over workers.
+    model.distribute_reduction_method = "first"
     model.train_step = _train_step(
         model,
         recipe.augmentation,
@@ -136,57 +145,3 @@ def _train_step(model, augmentation, preprocessing, compile_gradients):
         return model.compute_metrics(x, y, outputs, sample_weight)
 
     return train_step
-
-
-def compile_for_evaluation(model, logits: bool, **arguments) -> None:
-    """Loss and metrics, which Keras otherwise makes when the first batch comes."""
-    strategy = model.distribute_strategy
-    # Metrics are of all replicas as they are; Keras would add them up over workers.
-    model.distribute_reduction_method = "first"
-    with strategy.scope():
-        model.compile(
-            loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=logits),
-            metrics=[
-                tf.keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
-                # TensorFlow's in_top_k knows no other type.
-                tf.keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5", dtype="float32"),
-            ],
-            **arguments,
-        )
-
-    @tf.function
-    def meet_one_example():
-        strategy.run(meet)
-
-    def meet():
-        outputs = tf.ones([1, model.output_shape[-1]], tf.keras.backend.floatx())
-        labels = tf.zeros([1], tf.int32)
-        model.compute_loss(None, labels, outputs / model.output_shape[-1])
-        model.compute_metrics(None, labels, outputs, None)
-
-    meet_one_example()
-    model.reset_metrics()
-
-
-def totals(model: tf.keras.Model) -> dict[str, float]:
-    """Means over all batches and replicas since the metrics were reset, exactly divided.
-
-    Returns:
-        `loss`, `accuracy` and `top5` (fractions), and of how many `images`.
-
-    Raises:
-        ValueError: if there were none.
-    """
-    sums = {
-        name: (float(metric.total.numpy()), float(metric.count.numpy()))
-        for name, metric in metrics_of(model).items()
-    }
-    images = sums["accuracy"][1]
-    if not images:
-        raise ValueError("not one image could be read; check where they come from")
-    return {**{name: total / count for name, (total, count) in sums.items()}, "images": int(images)}
-
-
-def metrics_of(model: tf.keras.Model) -> dict[str, tf.keras.metrics.Metric]:
-    """`loss`, `accuracy` and `top5` of a model that `compile` made ready."""
-    return {m.name: m for m in model.metrics if m.name in ("loss", "accuracy", "top5")}
