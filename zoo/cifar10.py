@@ -20,18 +20,18 @@ _RESNET18 = _RESNET20_1W32A
 
 # `fast`: fewer epochs, close to the paper's accuracy. README's table was trained with it.
 _FAST = _RESNET20_1W32A.replace(
-    epochs=250,  # the accuracy has levelled off; 300 for Bi-Real 1/1, 150 in full precision
-    warmup=0.02,  # the first steps at 0.1 diverge or saturate activations
+    epochs=250,  # shorter than the paper's 400; 300 for Bi-Real 1/1, 150 in full precision
+    warmup=0.02,  # a short ramp to 0.1 from random weights
     t_max=3.0,  # a steeper estimator passes little gradient: 300 epochs reach what 400 do at 10
 )
 _FAST_VGG_SMALL = _FAST.replace(
     epochs=150,
     classifier_lr_scale=0.015,  # it reads 8,192 values of +-1 without a batch norm before it
-    mixed_precision="mixed_bfloat16",  # half the time of a step, same accuracy
+    mixed_precision="mixed_bfloat16",  # a step costs a third less
 )
 _FAST_RESNET18 = _FAST.replace(
     epochs=90,
-    classifier_lr_scale=0.1,  # at 0.1 its logits dominate the first steps
+    classifier_lr_scale=0.1,  # 23 instead of 19 % training accuracy after 320 steps
 )
 
 resnet20_bireal_1w1a = register(
