@@ -160,7 +160,7 @@ def _fit(
         raise ValueError(f"the workers found different checkpoints in {run_dir.checkpoints}")
     logger = RunLogger(
         own.path,
-        batch_size=recipe.batch_size,
+        batch_size=min(recipe.batch_size, data.train.num_examples),
         title=f"{identity['network']} on {data.name}",
         checkpoints=checkpoints,
         metadata=lambda row: add_results(model, identity, preprocessing, row),
