@@ -148,25 +148,6 @@ def test_what_cannot_be_exported_is_refused_by_its_layers_name(network, suffix, 
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
 
 
-def test_names_of_layers_do_not_depend_on_the_process():
-    first, second = (zoo.load("larq_zoo/QuickNetSmall", None, **SMALL) for _ in range(2))
-    names = [layer.name for layer in first.layers if layer.weights]
-    assert names == [layer.name for layer in second.layers if layer.weights]
-    assert names[0] == "quant_conv2d"
-
-
-@pytest.mark.slow
-def test_trained_as_they_are_meant(x):
-    """Regularizers count, the loss is of probabilities, and EDE's t reaches every layer."""
-    model = zoo.load("larq_zoo/XNORNet", None, num_classes=4, input_shape=(224, 224, 3))
-    assert len(model.losses) == 8
-    model = zoo.load("larq_zoo/QuickNetSmall", None, **SMALL, **IR_NET)
-    model.compile(tf.keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
-    images, labels = np.tile(x, (4, 1, 1, 1)), np.tile([3, 7], 4)
-    losses = [model.train_on_batch(images, labels) for _ in range(8)]
-    assert np.isfinite(losses).all() and losses[-1] < losses[0]
-
-
 def test_arguments():
     for arguments, match in (
         ({"kernel_quantizer": "libra"}, "did you mean libra_pb"),

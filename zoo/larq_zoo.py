@@ -23,15 +23,14 @@ from irnet_tf.training import Recipe
 import tensorflow as tf
 from zoo.registry import register
 
-_FACTORIES: dict[str, str] = {}
-_INPUT = (224, 224, 3)
+_MODULES: dict[str, str] = {}
 
 
 def build(
     network: str,
     *,
     num_classes: int = 1000,
-    input_shape=_INPUT,
+    input_shape=(224, 224, 3),
     input_tensor=None,
     include_top: bool = True,
     kernel_quantizer=None,
@@ -67,14 +66,11 @@ def build(
     arguments = {"num_classes": num_classes, "input_shape": input_shape, "include_top": include_top}
     # Keras numbers layers over the whole process, but a weights file needs constant names.
     numbering = contextlib.nullcontext() if input_tensor is not None else layers_from_zero()
+    factory = _factory(network, quantizers)
     try:
         with numbering:
-            model = _factory(network, quantizers)(
-                **arguments, input_tensor=input_tensor, weights=None
-            ).build()
+            model = factory(**arguments, input_tensor=input_tensor, weights=None).build()
     except Exception as error:
-        if input_shape == _INPUT:
-            raise
         raise ValueError(
             f"{network} cannot be built for input_shape {input_shape!r}: {error}"
         ) from error
@@ -83,7 +79,7 @@ def build(
         arguments["name"] = name
     if input_tensor is not None:
         return model
-    defaults = {"num_classes": 1000, "input_shape": _INPUT, "include_top": True}
+    defaults = {"num_classes": 1000, "input_shape": (224, 224, 3), "include_top": True}
     arguments = {key: value for key, value in arguments.items() if value != defaults.get(key)}
     return _with_config(model, network, arguments | quantizers)
 
@@ -109,8 +105,9 @@ def _factory(network: str, quantizers: dict) -> Callable:
     """larq-zoo's factory class, or a subclass with other quantizers."""
     from zookeeper import factory
 
-    module, name = _FACTORIES[network].split(":")
-    found = getattr(importlib.import_module(f"larq_zoo.{module}"), name)
+    module = importlib.import_module(f"larq_zoo.{_MODULES[network]}")
+    name = "RealToBinNetBNN" if network == "RealToBinaryNet" else network
+    found = getattr(module, f"{name}Factory")
     changes = {}
     for field, quantizer in quantizers.items():
         fresh_quantizer(quantizer)  # raises ValueError for an unknown name
@@ -136,8 +133,8 @@ def _pretrained(network: str) -> tf.keras.Model:
     return _with_config(model, network, {})
 
 
-def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
-    _FACTORIES[name] = factory
+def _register(name, module, epochs, batch_size, paper, bits="1/1"):
+    _MODULES[name] = module
     builder = functools.partial(build, name)
     builder.__name__ = name
     register_builder(f"larq_zoo/{name}", builder)
@@ -162,49 +159,22 @@ def _register(name, factory, epochs, batch_size, paper, bits="1/1"):
     )
 
 
-BinaryAlexNet = _register(
-    "BinaryAlexNet", "literature.binary_alex_net:BinaryAlexNetFactory", 150, 512, (0.3630, 0.6153)
-)
-BiRealNet = _register(
-    "BiRealNet", "literature.birealnet:BiRealNetFactory", 300, 512, (0.5747, 0.7984)
-)
-BinaryResNetE18 = _register(
-    "BinaryResNetE18", "literature.resnet_e:BinaryResNetE18Factory", 120, 1024, (0.5832, 0.8079)
-)
-BinaryDenseNet28 = _register(
-    "BinaryDenseNet28", "literature.densenet:BinaryDenseNet28Factory", 120, 256, (0.6091, 0.8283)
-)
-BinaryDenseNet37 = _register(
-    "BinaryDenseNet37", "literature.densenet:BinaryDenseNet37Factory", 120, 192, (0.6289, 0.8419)
-)
+# Module of larq-zoo, epochs, batch size, top-1 and top-5 accuracy.
+BinaryAlexNet = _register("BinaryAlexNet", "literature.binary_alex_net", 150, 512, (0.3630, 0.6153))
+BiRealNet = _register("BiRealNet", "literature.birealnet", 300, 512, (0.5747, 0.7984))
+BinaryResNetE18 = _register("BinaryResNetE18", "literature.resnet_e", 120, 1024, (0.5832, 0.8079))
+BinaryDenseNet28 = _register("BinaryDenseNet28", "literature.densenet", 120, 256, (0.6091, 0.8283))
+BinaryDenseNet37 = _register("BinaryDenseNet37", "literature.densenet", 120, 192, (0.6289, 0.8419))
 BinaryDenseNet37Dilated = _register(
-    "BinaryDenseNet37Dilated",
-    "literature.densenet:BinaryDenseNet37DilatedFactory",
-    80,
-    256,
-    (0.6434, 0.8515),
+    "BinaryDenseNet37Dilated", "literature.densenet", 80, 256, (0.6434, 0.8515)
 )
-BinaryDenseNet45 = _register(
-    "BinaryDenseNet45", "literature.densenet:BinaryDenseNet45Factory", 125, 384, (0.6459, 0.8521)
-)
-DoReFaNet = _register(
-    "DoReFaNet", "literature.dorefanet:DoReFaNetFactory", 90, 256, (0.5339, 0.7650), "1/2"
-)
-MeliusNet22 = _register(
-    "MeliusNet22", "literature.meliusnet:MeliusNet22Factory", 120, 256, (0.624, 0.839)
-)
+BinaryDenseNet45 = _register("BinaryDenseNet45", "literature.densenet", 125, 384, (0.6459, 0.8521))
+DoReFaNet = _register("DoReFaNet", "literature.dorefanet", 90, 256, (0.5339, 0.7650), "1/2")
+MeliusNet22 = _register("MeliusNet22", "literature.meliusnet", 120, 256, (0.624, 0.839))
 RealToBinaryNet = _register(
-    "RealToBinaryNet",
-    "literature.real_to_bin_nets:RealToBinNetBNNFactory",
-    75,
-    256,
-    (0.6501, 0.8572),
+    "RealToBinaryNet", "literature.real_to_bin_nets", 75, 256, (0.6501, 0.8572)
 )
-XNORNet = _register("XNORNet", "literature.xnornet:XNORNetFactory", 100, 1200, (0.4496, 0.6918))
-QuickNet = _register("QuickNet", "sota.quicknet:QuickNetFactory", 600, 2048, (0.633, 0.846))
-QuickNetSmall = _register(
-    "QuickNetSmall", "sota.quicknet:QuickNetSmallFactory", 600, 2048, (0.594, 0.818)
-)
-QuickNetLarge = _register(
-    "QuickNetLarge", "sota.quicknet:QuickNetLargeFactory", 600, 2048, (0.669, 0.870)
-)
+XNORNet = _register("XNORNet", "literature.xnornet", 100, 1200, (0.4496, 0.6918))
+QuickNet = _register("QuickNet", "sota.quicknet", 600, 2048, (0.633, 0.846))
+QuickNetSmall = _register("QuickNetSmall", "sota.quicknet", 600, 2048, (0.594, 0.818))
+QuickNetLarge = _register("QuickNetLarge", "sota.quicknet", 600, 2048, (0.669, 0.870))
