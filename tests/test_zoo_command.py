@@ -118,8 +118,8 @@ def test_facts_of_a_trained_and_of_an_untrained_network():
         "parameters": "271,354 (269,850 trainable)",
         "operations": "40.1 million 1-bit, 0.4 million float",
         "trained on": "CIFAR-10: 50,000 training and 10,000 test images",
-        "recipe of the run": "300 epochs of cifar10, batch 128, learning rate 0.1",
-        "repeat": "--recipe=fast --seed=0 --data_dir=D",
+        "recipe of the run": "data cifar10, epochs 300, batch_size 128",
+        "repeat": "--recipe=fast --seed=0 --epochs=300 --data_dir=D",
     }.items():
         assert text in found[title], (title, found[title])
     found = facts(zoo.info("imagenet/resnet18_bireal_1w1a"))
