@@ -6,7 +6,7 @@ import os
 from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS
-from irnet_tf.weights import file, load_weights, read, save_weights
+from irnet_tf.weights import file, read, save_weights
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,7 +31,7 @@ def x():
     return np.random.default_rng(0).uniform(-1, 1, (4, 32, 32, 3)).astype("float32")
 
 
-def test_a_file_alone_is_enough(trained, path, x):
+def test_a_file_rebuilds_its_network(trained, path, x):
     save_weights(trained, path)
     model = zoo.load(path)
     assert np.array_equal(model(x), trained(x))
@@ -79,7 +79,7 @@ def test_arguments_that_agree_with_the_file(trained, x):
     assert np.array_equal(model(x), trained(x)) and model.name == "mine"
 
 
-def test_another_quantizer_comes_back_from_the_file(path, x):
+def test_other_quantizers_are_in_the_file(path, x):
     model = zoo.load(NAME, None, input_quantizer="ste_tern")
     save_weights(model, path)
     assert np.array_equal(zoo.load(NAME, path)(x), model(x))
@@ -87,7 +87,7 @@ def test_another_quantizer_comes_back_from_the_file(path, x):
         zoo.load(NAME, path, input_quantizer="ede_sign")
 
 
-def test_as_many_classes_as_the_file_has(path, x):
+def test_number_and_names_of_classes(path, x):
     model = zoo.load(NAME, None, num_classes=3)
     set_model_config(model, dataclasses.replace(get_model_config(model), classes=("a", "b", "c")))
     save_weights(model, path)
@@ -104,18 +104,18 @@ def test_files_without_a_model_config(path):
             zoo.load(*arguments)
 
 
-def test_no_result_is_claimed_for_weights_that_have_changed(path, x):
+def test_changed_weights_keep_no_results(path, x):
     model = zoo.load(NAME)
     model.get_layer("linear").bias.assign_add(tf.ones(10))
     save_weights(model, path)
-    config = read(path).description
+    config = read(path).model_config
     assert config.results is config.recipe is config.data is config.training is None
     assert config.initialized_from == read(SHIPPED).sha256 and config.classes == tuple("0123456789")
-    # Whoever attaches a new description knows what they say.
+    # A model config that was set afterwards is kept.
     results = {"accuracy": 0.5}
     set_model_config(model, dataclasses.replace(get_model_config(model), results=results))
     save_weights(model, path)
-    assert read(path).description.results == results
+    assert read(path).model_config.results == results
     tuned = zoo.load(NAME, num_classes=3)
     assert (
         get_model_config(tuned).initialized_from == read(SHIPPED).sha256
@@ -140,23 +140,6 @@ def test_only_regular_files_are_read(tmp_path):
     for name in (tmp_path / "pipe.safetensors", "/dev/zero", tmp_path):
         with pytest.raises((ValueError, IsADirectoryError), match="not a regular file|directory"):
             zoo.load(NAME, name)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite(trained, path, bad):
-    tensors = dict(read(SHIPPED).tensors)
-    tensors["linear.bias"] = np.where(np.arange(10) == 3, np.float32(bad), tensors["linear.bias"])
-    with pytest.raises(ValueError, match="linear.bias holds numbers that are not finite"):
-        file.to_bytes(tensors, None, None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(file, "check_finite", lambda tensors: None)
-        path.write_bytes(file.to_bytes(tensors, get_model_config(trained), None))
-    before = [w.copy() for w in trained.get_weights()]
-    with pytest.raises(ValueError, match="linear.bias holds numbers that are not finite"):
-        load_weights(trained, path)
-    with pytest.raises(ValueError, match="not finite"):
-        zoo.load(path)
-    assert all(map(np.array_equal, before, trained.get_weights()))
 
 
 @pytest.mark.parametrize(
@@ -185,31 +168,14 @@ def test_numbers_that_are_not_finite(trained, path, bad):
 def test_limits_of_hostile_files(trained, path, arguments):
     config = get_model_config(trained)
     config = dataclasses.replace(config, arguments={**config.arguments, **arguments})
-    path.write_bytes(file.to_bytes(read(SHIPPED).tensors, config, None))
+    path.write_bytes(file.to_bytes(read(SHIPPED).tensors, config))
     with pytest.raises(ValueError, match="network.safetensors"):
         zoo.load(path)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"recipe": {"t_max": 10**400}},
-        {"recipe": {"t_max": "3"}},
-        {"preprocessing": dataclasses.replace(DIGITS, size=60_000)},
-    ],
-)
-def test_limits_of_the_model_config(trained, path, change):
-    config = dataclasses.replace(get_model_config(trained), **change)
-    path.write_bytes(file.to_bytes(read(SHIPPED).tensors, config, None))
-    with pytest.raises(ValueError, match="t_max must be|preprocessing.size is 60000"):
-        zoo.load(path)
-
-
-def test_headers_nested_deeply(path, monkeypatch):
-    deep = "[" * 100_000 + "]" * 100_000
-    header = f'{{"sha256":"{"0" * 64}","format_version":1,"created_with":{{}},"facts":{deep}}}'
-    monkeypatch.setattr(file.json, "dumps", lambda *_, **__: header)
-    path.write_bytes(file.to_bytes({"x": np.zeros(1)}, None, None))
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="nested too deeply"):
+@pytest.mark.parametrize("t_max", [10**400, "3", True, 0])
+def test_t_of_the_model_config(trained, path, t_max):
+    config = dataclasses.replace(get_model_config(trained), recipe={"t_max": t_max})
+    path.write_bytes(file.to_bytes(read(SHIPPED).tensors, config))
+    with pytest.raises(ValueError, match="network.safetensors|t_max must be"):
         zoo.load(path)

@@ -61,7 +61,7 @@ def test_a_file_alone_rebuilds_them(quantizers, tmp_path, x):
     save_weights(model, path)
     config = get_model_config(model)
     assert config.output == "probabilities" and config.classifier == "dense"
-    assert read(path).description == config
+    assert read(path).model_config == config
     other = zoo.load("larq_zoo/QuickNetSmall", None, **SMALL)  # numbers layers of the process
     assert other.count_params() > 1e6
     again = zoo.load(path)
