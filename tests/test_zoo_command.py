@@ -29,18 +29,6 @@ WEIGHTS = Path(zoo.__path__[0]) / "weights"
 TRAINED = [name for name in zoo.list_models() if zoo.info(name).weights]
 
 
-def zoo_process(*arguments, cwd=ROOT):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}  # as users
-    return subprocess.run(
-        [sys.executable, "-m", "zoo", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        timeout=600,
-    )
-
-
 @pytest.fixture(scope="module")
 def digit(tmp_path_factory):
     """The path of a test image, its label, and the folder."""
@@ -155,7 +143,14 @@ def test_predicting_with_a_file_alone_in_a_fresh_process(digit, tmp_path):
     path, label = digit
     weights = WEIGHTS / zoo.info(NAME).weights.file
     (tmp_path / "mine.safetensors").write_bytes(weights.read_bytes())
-    done = zoo_process("predict", "mine.safetensors", path, "--top=2", cwd=tmp_path)
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo", "predict", "mine.safetensors", str(path), "--top=2"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "TensorFlow's start-up lines"
     lines = done.stdout.splitlines()

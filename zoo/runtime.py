@@ -48,9 +48,8 @@ class Runner:
 
     def __init__(self, path: str | os.PathLike, threads: int = 1, batch_size: int = 1):
         path = Path(path)
-        for name, value in (("threads", threads), ("batch_size", batch_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if threads < 1 or batch_size < 1:
+            raise ValueError(f"must be positive: {threads=}, {batch_size=}")
         loaders = {".xml": _load_openvino, ".tflite": _load_tflite}
         if path.suffix not in loaders:
             raise ValueError(f"path must end in {' or '.join(loaders)}, got {str(path)!r}")
@@ -245,18 +244,12 @@ def _are(kind, values, count=None):
 
 
 def predict_files(predict, paths: list[str], top: int) -> bool:
-    """Prints the predictions of image files and folders, and then the files that failed.
+    """Prints predictions of image files and folders, then unreadable files; True if there are none.
 
     Args:
         predict: Function of pixels and `top`, such as `Runner.predict`.
         paths: Image files and folders.
         top: Number of classes per image.
-
-    Returns:
-        Whether all files could be read.
-
-    Raises:
-        ValueError: If a folder has no image files.
     """
     files = [f for path in paths for f in (image_files(path) if os.path.isdir(path) else [path])]
     failed = []
@@ -276,11 +269,7 @@ def predict_files(predict, paths: list[str], top: int) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command `python -m zoo.runtime FILE IMAGE...`.
-
-    Args:
-        argv: Command-line arguments; None: those of this process.
-    """
+    """The command `python -m zoo.runtime NET IMAGE...`."""
     parser = argparse.ArgumentParser("python -m zoo.runtime", description="Classes of images.")
     parser.add_argument("network", metavar="NET", help=".xml or .tflite file")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files or folders")
