@@ -89,7 +89,7 @@ BAD = [
     ([NAME, "--output=net.xml", "--input_shape=32,32"], "must be height,width,channels"),
     ([NAME, "--output=net.xml", "--form=fast"], "invalid choice: 'fast'"),
     ([NAME, "--output=net.xml", "--weights="], "weights must be a file"),
-    ([NAME, "--output=net.xml", "--num_classes=11"], "num_classes=10, got num_classes=11"),
+    ([NAME, "--output=net.xml", "--num_classes=11"], "num_classes needs --weights=none"),
     ([NAME, "--output=net.xml", "--uint8_input", "--mean=0.5", "--std=1"], "omit mean and std"),
     ([NAME, "--output=net.xml", "--mean=0.5"], "mean and std need uint8_input"),
     ([NAME, "--output=net.xml", "--unknown=1"], "unrecognized arguments: --unknown=1"),

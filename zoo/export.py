@@ -45,17 +45,10 @@ def export(options: argparse.Namespace) -> None:
 def _load(options):
     arguments = {"num_classes": options.num_classes, "input_shape": options.input_shape}
     arguments = {name: value for name, value in arguments.items() if value is not None}
-    if options.weights == "none":
-        return zoo.load(options.network, None, **arguments)
-    arguments.pop("num_classes", None)  # another number of classes would give a random classifier
-    model = zoo.load(options.network, options.weights, **arguments)
-    classes = model.output_shape[-1]
-    if options.num_classes not in (None, classes):
-        raise ValueError(
-            f"the weights have num_classes={classes}, got num_classes={options.num_classes}: leave "
-            "it out, or train a classifier for so many classes first"
-        )
-    return model
+    weights = None if options.weights == "none" else options.weights
+    if weights and options.num_classes:
+        raise ValueError("num_classes needs --weights=none: trained weights have their own classes")
+    return zoo.load(options.network, weights, **arguments)
 
 
 def _test_images(model, options):
