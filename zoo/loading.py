@@ -126,8 +126,9 @@ def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
 
 def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
     """The entry, unless `name` is a file, and the path of the weights, if any."""
+    names = list_models()  # registers the builders, too
     if isinstance(name, os.PathLike) or (
-        name not in list_models() and (name.endswith(".safetensors") or os.path.isfile(name))
+        name not in names and (name.endswith(".safetensors") or os.path.isfile(name))
     ):
         if weights not in ("pretrained", None):
             raise ValueError(
