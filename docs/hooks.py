@@ -67,8 +67,8 @@ def rows(head, cells):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def percent(accuracy, digits=".2f"):
-    return "" if accuracy is None else f"{100 * accuracy:{digits}}"
+def percent(accuracy):
+    return "" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
 def ours(entry):
@@ -90,7 +90,7 @@ def results():
         [
             link("zoo.md", name),
             entry.bits,
-            percent(paper(entry), ".4g"),
+            percent(paper(entry)).removesuffix("0"),
             percent(ours(entry)),
             str(entry.results["config"]["identity"]["recipe"]["epochs"]),
         ]
@@ -105,28 +105,28 @@ def table():
     cells = [
         [
             link("", name),
-            f"{entry.sizes['parameters'] / 1e6:.2f} M",
+            f"{entry.sizes['parameters'] / 1e6:.2f}",
             f"{entry.sizes['one_bit'] / 1e6:,.1f}",
             f"{entry.sizes['float'] / 1e6:,.1f}",
-            f"{entry.sizes['packed_size'] / 1e6:.2f} MB",
-            percent(paper(entry), ".4g"),
+            f"{entry.sizes['packed_size'] / 1e6:.2f}",
+            percent(paper(entry)).removesuffix("0"),
             percent(ours(entry)),
             entry.recipe.data,
             measured.get(name, ""),
         ]
         for name, entry in entries().items()
     ]
-    head = "network,parameters,1-bit ops,float ops,file,paper,top-1,data,ms"
+    head = "network,parameters,1-bit ops,float ops,file MB,paper,top-1,data,ms"
     return rows(head.split(","), cells)
 
 
 def latencies():
-    """Returns milliseconds per image of the OpenVINO files, from the newest benchmark."""
+    """Returns milliseconds per image of the OpenVINO files, as measured first."""
     found = {}
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
         for row in json.loads(path.read_text())["tables"].get("latency", []):
             if row["file"] == "OpenVINO 1-bit, binary" and row["batch"] == row["threads"] == 1:
-                found[row["network"]] = f"{row['clock med.']:.2f}"
+                found.setdefault(row["network"], f"{row['clock med.']:.2f}")
     return found
 
 
