@@ -73,7 +73,7 @@ class Preprocessing:
             shape: Shape of an image, height and width first, int32.
 
         Returns:
-            Int32 `[4]`: top, left, height and width.
+            Top, left, height and width, int32 `[4]`.
         """
         side = tf.cast(tf.reduce_min(shape[:2]), tf.float32) * self.crop
         extent = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)

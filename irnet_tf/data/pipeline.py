@@ -48,7 +48,7 @@ def training_batches(
             `irnet_tf.training.compile_model`.
 
     Returns:
-        A dataset of `(images, labels)`: normalised float32 `[b, size, size, 3]` and int32 `[b]`,
+        A dataset of `(images, labels)`, normalised float32 `[b, size, size, 3]` and int32 `[b]`,
         where `b = batch_size / (workers * replicas)`. With `on_device`
         `((images, numbers), labels)`: uint8 and random numbers, float32 `[b, RANDOM_NUMBERS]`.
 
