@@ -26,12 +26,7 @@ _NAMES = {
     "val_accuracy": "test_accuracy",
     "val_top5": "test_top5",
 }
-_CANNOT_WRITE = (
-    OSError,
-    tf.errors.ResourceExhaustedError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.NotFoundError,
-)
+_CANNOT_WRITE = (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError)
 _SECONDS_BETWEEN_CHECKS = 5  # of the loss
 
 
@@ -260,8 +255,7 @@ class RunLogger(tf.keras.callbacks.Callback):
         images = (self.params.get("steps") or 0) * self._batch_size
         logs["images_per_second"] = images / ((self._trained or now) - self._start)
         logs["seconds"] = now - self._start
-        if "learning_rate" not in logs:
-            logs["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
+        logs["learning_rate"] = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
         row = {**dict.fromkeys(COLUMNS, 0.0), **{_NAMES.get(k, k): v for k, v in logs.items()}}
         self.rows.append({**{name: float(row[name]) for name in COLUMNS}, "epoch": epoch + 1})
         with self._explained():

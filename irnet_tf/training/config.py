@@ -125,22 +125,19 @@ def summary(
     replicas = model.distribute_strategy.num_replicas_in_sync
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     precision = recipe.mixed_precision or tf.keras.backend.floatx()
-    start = identity["initialized_from"]
-    lines = {
-        "network": f"{identity['network']}: {', '.join(bits)}, {parameters:,} trainable parameters",
-        "data": f"{data.name}: {data.train.num_examples} training images, "
-        f"{data.test.num_examples} test images, {data.num_classes} classes",
-        "images": str(preprocessing),
-        "recipe": f"{recipe.epochs} epochs, batch {recipe.batch_size}, learning rate "
-        f"{recipe.learning_rate:g} ({recipe.lr_schedule}), weight decay {recipe.weight_decay:g}, "
-        f"t {recipe.t_min:g} to {recipe.t_max:g}, augmentation {recipe.augmentation}",
-        "weights": f"from {start[:14]}" if start else f"random, seed {identity['seed']}",
-        "devices": f"{replicas} {kind}{'s' * (replicas > 1)}, {precision}" + ", XLA" * jit_compile,
-    }
+    source = identity["initialized_from"]
+    source = f"from {source[:14]}" if source else f"random, seed {identity['seed']}"
+    text = f"""\
+network  {identity["network"]}: {", ".join(bits)}, {parameters:,} trainable parameters
+data     {data.name}: {data.train.num_examples} training images, {data.test.num_examples} test \
+images, {data.num_classes} classes
+images   {preprocessing}
+recipe   {recipe.epochs} epochs, batch {recipe.batch_size}, learning rate \
+{recipe.learning_rate:g} ({recipe.lr_schedule}), weight decay {recipe.weight_decay:g}, \
+t {recipe.t_min:g} to {recipe.t_max:g}, augmentation {recipe.augmentation}
+weights  {source}
+devices  {replicas} {kind}{"s" * (replicas > 1)}, {precision}{", XLA" * jit_compile}"""
     share = recipe.batch_size // replicas
     if replicas > 1 and share < 16 and not identity["sync_batch_norm"]:
-        lines["note"] = (
-            f"batch norm uses {share} images per replica; use a larger batch_size, fewer devices, "
-            "or sync_batch_norm"
-        )
-    return "\n".join(f"{name:<8} {value}" for name, value in lines.items())
+        text += f"\nnote     batch norm uses {share} images per replica; see sync_batch_norm"
+    return text

@@ -62,7 +62,11 @@ class RunDir:
         """
         if not self.config.exists():
             found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-            ours = (self._lock.name, f".{self.config.name}.")  # of a run killed at its start
+            ours = (
+                self._lock.name,
+                self.reason.name,
+                f".{self.config.name}.",
+            )  # run that failed early
             if found := [name for name in found if not name.startswith(ours)]:
                 raise ValueError(
                     f"output_dir {str(self.path)!r} holds files that are not of a run "
