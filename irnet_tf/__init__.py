@@ -3,21 +3,35 @@
 Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural
 Networks", CVPR 2020, https://arxiv.org/abs/1909.10788.
 
-Importing this package chooses Keras 2 (`TF_USE_LEGACY_KERAS=1`), which Larq needs, and
-registers the quantizers `"libra_pb"` and `"ede_sign"`. It creates no TensorFlow
-variable or tensor, so that a distribution strategy can still be made afterwards.
+Importing this package selects Keras 2 (`TF_USE_LEGACY_KERAS=1`), which Larq needs, and registers
+the quantizers `"libra_pb"` and `"ede_sign"`. It creates no variable and no tensor, so a
+distribution strategy can be created afterwards. Submodules are imported on first use.
 """
 
+import importlib
+import os
+import sys
+
 from irnet_tf._chatter import quiet_import
-from irnet_tf._keras2 import require_keras_2
+
+_imported_before = "tensorflow" in sys.modules
+if not _imported_before:
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 with quiet_import():
-    require_keras_2()
+    import tensorflow as tf
+
+if not tf.keras.Model.__module__.startswith("tf_keras."):
+    raise ImportError(
+        "irnet_tf needs Keras 2, but tf.keras is Keras 3"
+        + (" because tensorflow was imported first. " if _imported_before else ". ")
+        + "Import irnet_tf before tensorflow and set TF_USE_LEGACY_KERAS=1 or leave it unset "
+        "(in a notebook, restart the kernel first)."
+    )
 
 from irnet_tf.ede import EDECallback, EDESchedule, set_ede  # noqa: E402
-import irnet_tf.layers  # noqa: E402, F401, registers what saved models hold
+from irnet_tf.layers import HardTanh  # noqa: E402
 from irnet_tf.quantizers import EDESign, LibraPB, ede_sign, libra_pb  # noqa: E402
-import irnet_tf.variants  # noqa: E402, F401, registers what ablations name
 
 __version__ = "0.1.0"
 
@@ -25,8 +39,24 @@ __all__ = [
     "EDECallback",
     "EDESchedule",
     "EDESign",
+    "HardTanh",
     "LibraPB",
     "ede_sign",
     "libra_pb",
     "set_ede",
 ]
+
+_SUBMODULES = (
+    "ablation", "analysis", "compare", "data", "evaluation", "export", "model_config", "models",
+    "plotting", "preprocessing", "pytorch", "training", "weights",
+)  # fmt: skip
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"irnet_tf.{name}")
+    raise AttributeError(f"module 'irnet_tf' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_SUBMODULES})

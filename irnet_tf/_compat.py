@@ -1,8 +1,4 @@
-"""Private parts of Larq, Keras and Larq Compute Engine that this project relies on.
-
-Each has a test of its own, and nothing else in the project touches a private name of theirs,
-so that the day one of them changes is a day with one red test.
-"""
+"""Private parts of Larq, Keras and Larq Compute Engine; no other module uses private names."""
 
 from __future__ import annotations
 
@@ -20,9 +16,11 @@ from tensorflow.python.eager import context as tensorflow_context
 from tensorflow.python.framework import config as tensorflow_config
 from tf_keras.src import backend as keras_backend
 from tf_keras.src.engine import base_layer_utils as keras_layer_utils
+from tf_keras.src.engine.functional import Functional
 from tf_keras.src.mixed_precision import autocast_variable as keras_autocast
 
 __all__ = [
+    "Functional",
     "LarqQuantizer",
     "SlurmResolver",
     "copy_metrics",
@@ -53,25 +51,25 @@ def _quantized_scope(quantize):
         larq_context._quantized_scope.should_quantize = before
 
 
-# Larq's does not end when an error is raised within a layer: after it, whoever reads latent
-# weights, to save them for instance, would get binary ones.
+# Larq's scope does not end if a layer raises an error. Latent weights read after that, to save
+# them for example, would be binary.
 larq_context.quantized_scope = _quantized_scope
 
 
 _larqs_is_binary = larq_layers._is_binary
 
 
-def _may_starve(quantizer):
-    return _larqs_is_binary(quantizer) and not getattr(quantizer, "never_starves", False)
+def _needs_constraint(quantizer):
+    return _larqs_is_binary(quantizer) and not getattr(quantizer, "unbounded_gradient", False)
 
 
-# Larq asks it only to warn, in each layer, of binary weights without a constraint: those beyond
-# the bounds of a straight-through gradient never change again.
-larq_layers._is_binary = _may_starve
+# Larq uses it only for a warning: binary weights without a constraint can leave the range of a
+# straight-through gradient and never change again.
+larq_layers._is_binary = _needs_constraint
 
 
 class _Once(logging.Filter):
-    """Lets each message of a logger pass once."""
+    """Passes each message of a logger once."""
 
     def __init__(self):
         super().__init__()
@@ -86,75 +84,75 @@ logging.getLogger(larq_layers.__name__).addFilter(_Once())
 
 
 def is_functional(model) -> bool:
-    """Whether a Keras model is a graph of layers that can be followed."""
+    """Returns True for a functional or sequential Keras model."""
     return getattr(model, "_is_graph_network", False)
 
 
 def layer_being_called() -> tf.keras.layers.Layer | None:
-    """The innermost Keras layer whose `call` is running in this thread."""
+    """Returns the innermost Keras layer whose `call` is running in this thread."""
     return keras_layer_utils.call_context().layer
 
 
 def variables_as_they_are():
-    """Within it a layer in mixed precision reads variables in their own type."""
+    """Context in which a layer in mixed precision reads variables in their own type."""
     return keras_autocast.enable_auto_cast_variables(None)
 
 
 def copy_metrics(quantizer, other):
-    """The quantizer, with the metrics (names) that another one of Larq's was asked for."""
+    """Gives the quantizer the metric names of another one and returns it."""
     quantizer._custom_metrics = getattr(other, "_custom_metrics", None)
     return quantizer
 
 
 @contextlib.contextmanager
 def layers_from_zero():
-    """Within it Keras numbers layers without a name (`conv2d_1`) anew, as in a fresh process."""
+    """Context in which Keras numbers layers without a name (`conv2d_1`) from zero."""
     numbers, graph = keras_backend.PER_GRAPH_OBJECT_NAME_UIDS, tf.compat.v1.get_default_graph()
     before = numbers.pop(graph, None)
     try:
         yield
     finally:
         inside = numbers.pop(graph, {})
-        if before is not None:  # what comes after may be put together with either
+        if before is not None:  # layers made later may be combined with either
             for kind, number in inside.items():
                 before[kind] = max(before[kind], number)
             numbers[graph] = before
 
 
 def rename(model, name: str):
-    """The same model under another name."""
+    """Renames a model and returns it."""
     model._name = name
     return model
 
 
 def nodes_in_order(model):
-    """The uses of layers (`node.layer`, `node.parent_nodes`), each behind those it reads."""
+    """Yields the model's nodes (`node.layer`, `node.parent_nodes`) in topological order."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
 
 
 def tflite_schema():
-    """The classes of the TFLite format, from Larq Compute Engine."""
+    """Returns Larq Compute Engine's classes of the TFLite format."""
     from larq_compute_engine.mlir.python import tflite_schema
 
     return tflite_schema
 
 
 def parse_tflite(file: bytes):
-    """A TFLite file as an object tree of `tflite_schema`."""
+    """Returns a TFLite file as an object tree of `tflite_schema`."""
     schema = tflite_schema()
     return schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(file, 0))
 
 
 def serialise_tflite(model) -> bytes:
-    """The other way round."""
+    """Returns the TFLite file of an object tree."""
     from larq_compute_engine.mlir.python import util
 
     return util._convert_model_from_object_to_bytearray(model)
 
 
 def lce_interpreter(file: bytes, threads: int = 1):
-    """Larq's interpreter of a TFLite file."""
+    """Returns Larq Compute Engine's interpreter for a TFLite file."""
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 
     return Interpreter(file, num_threads=threads)
@@ -162,10 +160,7 @@ def lce_interpreter(file: bytes, threads: int = 1):
 
 @contextlib.contextmanager
 def keeping_seeds_and_determinism():
-    """What `set_random_seed` and `enable_op_determinism` change is as before afterwards.
-
-    TensorFlow can set these but neither tell nor unset them; Keras has a generator of its own.
-    """
+    """Restores seeds and determinism on exit. TensorFlow's public API can set them only."""
     keras = keras_backend._SEED_GENERATOR
     generator = getattr(keras, "generator", None)
     seed = tensorflow_context.global_seed()
@@ -183,10 +178,10 @@ def keeping_seeds_and_determinism():
 
 
 class SlurmResolver(tf.distribute.cluster_resolver.SlurmClusterResolver):
-    """TensorFlow's, which finds a task's own address where hosts are not sorted by name."""
+    """TensorFlow's resolver, corrected for hosts that Slurm does not sort by name."""
 
     def _resolve_own_rank(self):
-        """TensorFlow sorts hosts by name, Slurm by number: n10 comes before n9."""
+        """TensorFlow sorts hosts by name (n10 before n9), Slurm by number."""
         host, local = os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_LOCALID")
         tasks = self._resolve_task_configuration()
         if host not in tasks or local is None:
@@ -198,14 +193,14 @@ class SlurmResolver(tf.distribute.cluster_resolver.SlurmClusterResolver):
 
 
 def fused_on_cpu(*dtypes: tf.DType) -> Callable:
-    """Decorates an elementwise function: on a CPU, XLA compiles it for these types of `x`.
+    """Decorates an elementwise function, which XLA then compiles on a CPU.
 
-    TensorFlow's CPU kernels walk through memory once an operation, those for bfloat16 slowly.
-    Whole steps must not be compiled on a CPU: XLA's convolutions are slow there. On a GPU the
-    function is left as it is.
+    TensorFlow's CPU kernels pass over memory once per operation, and are slow for bfloat16. Whole
+    steps are not compiled on a CPU, because XLA's convolutions are slow there. On a GPU the
+    function is unchanged.
 
     Args:
-        *dtypes: of the first argument, for which compiling is worth it; none: all.
+        *dtypes: Types of the first argument for which the function is compiled; none: all.
     """
 
     def decorate(function):
@@ -213,9 +208,9 @@ def fused_on_cpu(*dtypes: tf.DType) -> Callable:
 
         @functools.wraps(function)
         def call(x, *others):
-            # Not tf.test.is_gpu_available, which would initialise the devices.
-            worth_it = not dtypes or x.dtype in dtypes
-            if worth_it and not tf.config.list_physical_devices("GPU"):
+            # tf.test.is_gpu_available would initialise the devices.
+            selected = not dtypes or x.dtype in dtypes
+            if selected and not tf.config.list_physical_devices("GPU"):
                 return compiled(x, *others)
             return function(x, *others)
 

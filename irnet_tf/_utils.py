@@ -1,20 +1,20 @@
-"""Argument checks, files written atomically, the processor's name."""
+"""Argument checks, atomic file writing, the name of the processor."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 from pathlib import Path
 import platform
 import re
 import stat
+import uuid
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
 
 
 def processor() -> str:
-    """The processor's architecture, name, and the instruction sets that matter here."""
+    """Returns architecture, name and relevant instruction sets of the processor."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -33,53 +33,52 @@ def check_choice(name: str, value, choices) -> None:
 
 
 def nearest(name: str, known) -> str:
-    """A question that offers what is nearest to `name` among `known`, or all of them."""
+    """Returns "did you mean ...?" with the names closest to `name`, or all known names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write aside, flush to the disk, then rename: whoever looks sees the old file or the new one.
+    """Writes a file so that readers see the old content or the new one.
 
     Args:
-        path: of the file; its folder must exist.
-        content: text is encoded as UTF-8.
+        path: Path of the file in an existing folder.
+        content: Content; text is encoded as UTF-8.
 
     Raises:
-        OSError: if that fails; nothing is left behind then.
+        OSError: If writing fails. The old file is unchanged then.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # threads may write it too
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(beside)
+        temporary.unlink(missing_ok=True)
 
 
 def read_regular(path: str | os.PathLike, max_bytes: int) -> bytes:
-    """The content of a regular file of a bounded size.
+    """Returns the content of a regular file of limited size.
 
     Raises:
-        ValueError: if it is a pipe, a device or anything else that may have no end, or larger.
-        OSError: if it cannot be read.
+        ValueError: If it is not a regular file (a pipe or device may have no end) or is too large.
+        OSError: If it cannot be read.
     """
 
-    def without_waiting(path, flags):  # opening a pipe would wait for whoever writes into it
+    def open_without_waiting(path, flags):  # opening a pipe would wait for a writer
         return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=without_waiting) as file:
+    with open(path, "rb", opener=open_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{os.fspath(path)!r} is not a regular file; give the path of one")
+            raise ValueError(f"{os.fspath(path)!r} is not a regular file")
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(
-            f"{os.fspath(path)!r} has {status.st_size} bytes; at most {max_bytes} are expected"
+            f"{os.fspath(path)!r} has {status.st_size} bytes; at most {max_bytes} are allowed"
         )
     return content

@@ -1,4 +1,4 @@
-"""The Keras layers that networks share."""
+"""Keras layers of the networks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import tensorflow as tf
 
 
 def hard_tanh(x: tf.Tensor) -> tf.Tensor:
-    """`clip(x, -1, 1)`, gradient 1 where `-1 <= x <= 1` and 0 elsewhere. Any shape."""
+    """Returns `clip(x, -1, 1)`, with gradient 1 where `-1 <= x <= 1` and 0 elsewhere."""
 
     @tf.custom_gradient
-    def call(x):
-        return _clip(x), lambda dy: _clip_gradient(x, dy)
+    def clip(x):
+        return _clip(x), lambda dy: mask(x, dy)
 
-    return call(x)
+    def mask(x, dy):
+        # TensorFlow's own gradient of FakeQuantWithMinMaxArgsGradient ignores min and max.
+        @tf.custom_gradient
+        def call(dy):
+            return _clip_gradient(x, dy), lambda ddy: mask(x, ddy)
+
+        return call(dy)
+
+    return clip(x)
 
 
 @fused_on_cpu(tf.bfloat16)
@@ -28,7 +36,7 @@ def _clip(x):
 def _clip_gradient(x, dy):
     if x.dtype != tf.float32:
         return tf.where(tf.abs(x) <= 1, dy, tf.zeros_like(dy))
-    # The same in one pass over memory: two narrow bits have the range -1 to 1 exactly.
+    # The same in one pass over memory: two narrow bits have the range -1 to 1.
     return tf.quantization.fake_quant_with_min_max_args_gradient(
         dy, x, min=-1, max=1, num_bits=2, narrow_range=True
     )
@@ -36,7 +44,7 @@ def _clip_gradient(x, dy):
 
 @register_keras_custom_object
 class HardTanh(tf.keras.layers.Layer):
-    """Hardtanh, the activation of 1-bit networks; see `hard_tanh`. Any shape."""
+    """Hardtanh, the activation of 1-bit networks; see `hard_tanh`."""
 
     def call(self, inputs):
         return hard_tanh(inputs)
@@ -47,19 +55,19 @@ class HardTanh(tf.keras.layers.Layer):
 
 @register_keras_custom_object
 class SymmetricConv2D(lq.layers.QuantConv2D):
-    """A convolution padded as in PyTorch: `dilation * (kernel_size - 1) / 2` zeros each side.
+    """A convolution padded as in PyTorch: `dilation * (kernel_size - 1) / 2` zeros on each side.
 
-    With stride 1 this is TensorFlow's `"same"`; with a larger stride `"same"` pads the far
-    side more and samples other pixels. The zeros are added behind the input quantizer.
-    Larq Compute Engine has no such 1-bit convolution.
+    With stride 1 this equals TensorFlow's `"same"`. With a larger stride `"same"` pads the far
+    side more. The zeros are added after the input quantizer. Larq Compute Engine has no such 1-bit
+    convolution.
 
     Raises:
-        ValueError: if a kernel size is even, or `padding` is given.
+        ValueError: If a kernel size is even or `padding` is given.
     """
 
     def __init__(self, filters, kernel_size, **kwargs):
         if kwargs.setdefault("padding", "same") != "same":
-            raise ValueError("SymmetricConv2D chooses its padding, leave it out")
+            raise ValueError("SymmetricConv2D has a fixed padding; leave out `padding`")
         super().__init__(filters, kernel_size, **kwargs)
         if any(size % 2 == 0 for size in self.kernel_size):
             raise ValueError(f"symmetric padding needs odd kernel sizes, got {self.kernel_size}")
@@ -72,10 +80,10 @@ class SymmetricConv2D(lq.layers.QuantConv2D):
 
 @register_keras_custom_object
 class SymmetricMaxPool2D(tf.keras.layers.MaxPool2D):
-    """Max pooling padded as in PyTorch, `pool_size // 2` each side; the padding never wins.
+    """Max pooling padded as in PyTorch with `pool_size // 2` values of -inf on each side.
 
     Raises:
-        ValueError: if a pool size is even.
+        ValueError: If a pool size is even.
     """
 
     def __init__(self, pool_size=(3, 3), strides=None, **kwargs):
@@ -91,14 +99,13 @@ class SymmetricMaxPool2D(tf.keras.layers.MaxPool2D):
 
 @register_keras_custom_object
 class OptionAShortcut(tf.keras.layers.Layer):
-    """The shortcut without parameters (He et al., 2016, option A) where a stage begins.
+    """The shortcut without parameters at the start of a stage (He et al., 2016, option A).
 
-    Takes every `strides`-th pixel and puts zero channels on both sides:
-    `[batch, height, width, in]` to `[batch, ceil(height / strides), ceil(width / strides),
-    filters]`.
+    Takes every `strides`-th pixel and adds zero channels on both sides: `[batch, height, width,
+    in]` to `[batch, ceil(height / strides), ceil(width / strides), filters]`.
 
     Raises:
-        ValueError: if `filters` is fewer than the channels that come in.
+        ValueError: If `filters` is less than the number of input channels.
     """
 
     def __init__(self, filters: int, strides: int, **kwargs):
@@ -115,7 +122,7 @@ class OptionAShortcut(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=None):
-        # Compiled for training alone: what goes to devices stays what converters know.
+        # Compiled in training only, because converters for devices need plain operations.
         return self._fused(inputs) if training else self._subsample_and_pad(inputs)
 
     def _subsample_and_pad(self, x):
@@ -127,14 +134,14 @@ class OptionAShortcut(tf.keras.layers.Layer):
 
 @register_keras_custom_object
 class Preprocess(tf.keras.layers.Layer):
-    """From images as they are, `[batch, height, width, 3]`, 0 to 255, to what a network takes.
+    """A network's preprocessing of images `[batch, height, width, 3]` with values 0 to 255.
 
     Args:
-        **preprocessing: the fields of `irnet_tf.preprocessing.Preprocessing`, whose call this is.
+        size, mean, std, crop: Fields of `irnet_tf.preprocessing.Preprocessing`.
     """
 
     def __init__(self, size, mean, std, crop=1.0, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})  # bfloat16 has not all of 0 to 255
+        super().__init__(**{"dtype": "float32", **kwargs})  # bfloat16 cannot hold 0 to 255
         self.preprocessing = Preprocessing(size, mean, std, crop)
 
     def call(self, inputs):
@@ -145,14 +152,14 @@ class Preprocess(tf.keras.layers.Layer):
 
 
 def takes_raw_images(model: tf.keras.Model) -> bool:
-    """Whether a network has its preprocessing in front of it."""
+    """Returns True if the model contains a `Preprocess` layer."""
     return any(isinstance(layer, Preprocess) for layer in model.layers)
 
 
 def check_takes_normalised_images(model: tf.keras.Model) -> None:
-    """Raises ValueError if a network has its preprocessing in front of it."""
+    """Raises ValueError if the model contains a `Preprocess` layer."""
     if takes_raw_images(model):
         raise ValueError(
-            f"{model.name!r} has its preprocessing in front of it, and images would get it twice: "
-            "load it without include_preprocessing, or give the network behind it, model.layers[-1]"
+            f"{model.name!r} contains its preprocessing, which would be applied twice: load it "
+            "without include_preprocessing, or use the inner network, model.layers[-1]"
         )

@@ -1,4 +1,4 @@
-"""What a network says of itself: data that travels with the model and with its weights file."""
+"""`ModelConfig`: a network's builder, classes, preprocessing and results, stored with the model."""
 
 from __future__ import annotations
 
@@ -9,39 +9,56 @@ import functools
 import inspect
 import json
 
-from irnet_tf._compat import layers_from_zero
+from irnet_tf._compat import Functional, layers_from_zero
 from irnet_tf._utils import check_choice, nearest
 from irnet_tf.preprocessing import Preprocessing
+import larq as lq
+from larq.utils import register_keras_custom_object
 import tensorflow as tf
 
 BUILDERS: dict[str, Callable[..., tf.keras.Model]] = {}
 
+# Fields that describe the weights. They are None in a network with random weights.
+WEIGHTS_FIELDS = (
+    "recipe", "data", "seed", "initialized_from", "results", "training",
+    "file_sha256", "tensors_sha256",
+)  # fmt: skip
+
+# Bounds for numbers in a config, which may come from a file of unknown origin.
+_BOUNDS = {"arguments": 1 << 16, "preprocessing": 4096}
+_BOUND = 1 << 53
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What is known of a network. All but `builder` and `arguments` may be unknown (None).
+    """Everything that is known about a network. All fields but `builder` are optional.
 
     Attributes:
-        builder: key of `BUILDERS`, such as `"cifar_resnet"`.
-        arguments: what the builder was called with, of JSON types (quantizers that are not
-            named by a string as Keras configurations).
-        network: name in the zoo.
-        classes: names of the outputs, in their order.
-        preprocessing: what the network expects of an image.
+        builder: Name of a builder, a key of `BUILDERS`, such as `"cifar_resnet"`.
+        arguments: Arguments of the builder as JSON types. Quantizers that are not given by alias
+            are Keras configs.
+        network: Name in the zoo.
+        classes: Class names in the order of the outputs.
+        preprocessing: The network's preprocessing.
         output: `"logits"` or `"probabilities"`.
-        classifier: name of the layer that ends in one number a class; None without a top.
-        recipe, data, seed: of the training that made the weights.
-        initialized_from: SHA-256 of the weights file that the training began with, or whose weights
-            they were, such as `"larq-zoo 2.4.0"`.
-        results: accuracies as fractions.
-        training: other facts of that training (epoch, precision, ...).
+        classifier: Name of the last layer with one output per class; None without a top.
+        recipe: Recipe of the run that trained the weights.
+        data: Data set of that run.
+        seed: Seed of that run.
+        initialized_from: SHA-256 of the weights file that the run was initialised from, or the
+            origin of the weights, such as `"larq-zoo 2.4.0"`.
+        results: Accuracies as fractions, and the loss.
+        training: Other facts of that run, such as the epoch.
+        file_sha256: SHA-256 of the weights file that the weights were loaded from.
+        tensors_sha256: SHA-256 of that file's tensors. `save_weights` compares it to find out
+            whether the weights have changed.
 
     Raises:
-        ValueError: for values of other types.
+        ValueError: If a field has the wrong type.
     """
 
     builder: str
-    arguments: dict
+    arguments: dict = dataclasses.field(default_factory=dict)
     network: str | None = None
     classes: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
@@ -53,140 +70,149 @@ class ModelConfig:
     initialized_from: str | None = None
     results: dict | None = None
     training: dict | None = None
+    file_sha256: str | None = dataclasses.field(default=None, compare=False)
+    tensors_sha256: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
-        def require(name, kind, optional=True):
-            value = getattr(self, name)
-            if not (isinstance(value, kind) or (optional and value is None)):
-                raise ValueError(f"{name} must be {kind.__name__}, got {value!r}")
-
-        require("builder", str, optional=False)
-        require("arguments", dict, optional=False)
-        for name in ("network", "classifier", "initialized_from"):
-            require(name, str)
-        for name in ("recipe", "data", "results", "training"):
-            require(name, dict)
-        require("seed", int)
-        require("preprocessing", Preprocessing)
+        types = {"arguments": dict, "preprocessing": Preprocessing, "seed": int}
+        types |= dict.fromkeys(("recipe", "data", "results", "training"), dict)
+        for field in dataclasses.fields(self):
+            value, expected = getattr(self, field.name), types.get(field.name, str)
+            required = field.name in ("builder", "arguments")
+            if field.name == "classes" or (value is None and not required):
+                continue
+            if not isinstance(value, expected):
+                raise ValueError(f"{field.name} must be {expected.__name__}, got {value!r}")
         check_choice("output", self.output, ("logits", "probabilities"))
         if self.classes is not None:
-            classes = self.classes
-            if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-                raise ValueError(f"classes must be names of classes, got {classes!r}")
-            object.__setattr__(self, "classes", tuple(classes))
+            if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
+                raise ValueError(f"classes must be a list of class names, got {self.classes!r}")
+            object.__setattr__(self, "classes", tuple(self.classes))
 
     def build(self, **overrides) -> tf.keras.Model:
-        """The network anew, with random weights.
+        """Builds the network with random weights.
 
         Args:
-            **overrides: arguments that take the place of the description's.
+            **overrides: Arguments of the builder that replace those of the config.
 
         Raises:
-            ValueError: if the builder is not known, or does not have such an argument.
+            ValueError: If the builder is unknown or has no such argument.
         """
         if self.builder not in BUILDERS:
             raise ValueError(
-                f"unknown builder {self.builder!r}; {nearest(self.builder, BUILDERS)} A builder of "
-                "your own is made known with irnet_tf.model_config.register_builder"
+                f"unknown builder {self.builder!r}; {nearest(self.builder, BUILDERS)} Register "
+                "your own builder with irnet_tf.model_config.register_builder."
             )
-        arguments = {**self.arguments, **overrides}
         builder = BUILDERS[self.builder]
+        arguments = {**self.arguments, **overrides}
         check_arguments(self.builder, builder, arguments)
-        own = arguments.get("input_tensor") is None
-        with layers_from_zero() if own else contextlib.nullcontext():
-            model = builder(**{name: _revive(value) for name, value in arguments.items()})
-        made = get_model_config(model)
-        if arguments.get("input_tensor") is not None:
-            return model  # what lies before it is not ours to describe
-        if made is None:
-            return set_model_config(
-                model, dataclasses.replace(self, arguments=plain_arguments(arguments))
-            )
-        changes = {
-            field.name: getattr(made, field.name)
-            for field in dataclasses.fields(self)
-            if field.name in ("builder", "arguments", "output", "classifier")
-        }
+        extends = arguments.get("input_tensor") is not None
+        with contextlib.nullcontext() if extends else layers_from_zero():
+            model = builder(**{name: _quantizer_or_value(v) for name, v in arguments.items()})
+        if extends:
+            return model  # the config does not describe the layers before input_tensor
+        made = get_model_config(model) or ModelConfig(
+            self.builder, plain_arguments(arguments), output=self.output, classifier=self.classifier
+        )
+        changes = {n: getattr(made, n) for n in ("builder", "arguments", "output", "classifier")}
         return set_model_config(model, dataclasses.replace(self, **changes))
 
     def to_dict(self) -> dict:
-        """Of JSON types; what is unknown is left out."""
-        values = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) is not None
-        }
+        """Returns the config as JSON types, without fields that are None."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.preprocessing is not None:
             values["preprocessing"] = self.preprocessing.to_dict()
         if self.classes is not None:
             values["classes"] = list(self.classes)
-        return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values) -> ModelConfig:
-        """What `to_dict` gave.
+        """Reads what `to_dict` returns.
 
         Raises:
-            ValueError: if it is not that; says what is wrong.
+            ValueError: If the values are not those of a model config, or a number is too large.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(values, dict) or not {"builder", "arguments"} <= set(values):
-            raise ValueError(f"a description needs at least builder and arguments, got {values!r}")
-        unknown = sorted(set(values) - set(names))
-        if unknown:
-            raise ValueError(f"a description has {', '.join(names)}, not {', '.join(unknown)}")
+        if not isinstance(values, dict) or "builder" not in values:
+            raise ValueError(f"a model config needs at least a builder, got {values!r}")
+        if unknown := sorted(set(values) - set(names)):
+            raise ValueError(f"a model config has {', '.join(names)}, not {', '.join(unknown)}")
+        for name, value in values.items():
+            _check_numbers(name, value, _BOUNDS.get(name, _BOUND))
         values = dict(values)
         if values.get("preprocessing") is not None:
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
         return cls(**values)
 
 
+@register_keras_custom_object
+class ConfiguredModel(Functional):
+    """A functional Keras model with a model config, which Keras saves, loads and clones with it."""
+
+    model_config: ModelConfig | None = None
+
+    def get_config(self):
+        return {**super().get_config(), "model_config": self.model_config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        model_config = ModelConfig.from_dict(config.pop("model_config"))
+        return set_model_config(super().from_config(config, custom_objects), model_config)
+
+
 def get_model_config(model: tf.keras.Model) -> ModelConfig | None:
-    """The description that travels with a model; None if there is none.
+    """Returns the model's config, or None if it has none."""
+    return getattr(model, "model_config", None)
 
-    A clone (`tf.keras.models.clone_model`) or a model that Keras loaded has none: `attach` one.
+
+def set_model_config(model: tf.keras.Model, config: ModelConfig) -> tf.keras.Model:
+    """Stores the config with the model and returns the model.
+
+    Keras saves, loads and clones the config of a functional model. Another model, such as
+    `tf.keras.Sequential`, has it as an attribute only.
     """
-    return getattr(model, "_irnet_tf_description", None)
-
-
-def classes_of(model: tf.keras.Model) -> tuple[str, ...] | int:
-    """Names of a model's outputs, in their order; how many there are if they are not known."""
-    description = get_model_config(model)
-    return (description and description.classes) or model.output_shape[-1]
+    if type(model) is Functional or isinstance(model, ConfiguredModel):
+        # An attribute of the class, because clone_model calls the class without a Keras config.
+        model.__class__ = type("ConfiguredModel", (ConfiguredModel,), {"model_config": config})
+    else:
+        model.model_config = config
+    return model
 
 
 def gives_logits(model: tf.keras.Model) -> bool:
-    """Whether the outputs are logits: by the model config, else by the last activation."""
+    """Returns True if the outputs are logits, by the config or else by the last activation."""
     config = get_model_config(model)
     if config is not None:
         return config.output == "logits"
     return getattr(model.layers[-1], "activation", None) is not tf.keras.activations.softmax
 
 
-def set_model_config(model: tf.keras.Model, description: ModelConfig) -> tf.keras.Model:
-    """Let the description travel with the model. Returns the model."""
-    object.__setattr__(model, "_irnet_tf_description", description)  # hidden from Keras's tracking
-    return model
+def classes_of(model: tf.keras.Model) -> tuple[str, ...] | int:
+    """Returns the model's class names, or the number of outputs if the names are unknown."""
+    config = get_model_config(model)
+    return (config and config.classes) or model.output_shape[-1]
 
 
 def register_builder(name: str, function: Callable[..., tf.keras.Model]) -> None:
-    """Make a builder known, so that a weights file can name it.
+    """Registers a builder, so that a weights file can name it.
 
-    A file finds layers by their names. Those without one are numbered by Keras over a whole
-    process, but from zero wherever this project calls a builder: name them, or let it call.
+    Weights files find layers by name. Layers without a name are numbered from zero each time a
+    builder is called.
 
     Raises:
-        ValueError: if another one has the name.
+        ValueError: If another builder has this name.
     """
     if BUILDERS.setdefault(name, function) is not function:
         raise ValueError(f"there is a builder {name!r} already; choose another name")
 
 
 def register_network(*, classifier: str | Callable[[dict], str]) -> Callable:
-    """Decorates a builder: what it makes carries a description, and it is registered.
+    """Decorates a builder: registers it and sets the model config of its models.
 
     Args:
-        classifier: the classifier's name, or a function of the builder's arguments that gives it.
+        classifier: Name of the classifier, or a function from the builder's arguments to it.
     """
 
     def decorate(builder):
@@ -195,22 +221,19 @@ def register_network(*, classifier: str | Callable[[dict], str]) -> Callable:
             model = builder(*args, **kwargs)
             arguments = inspect.signature(builder).bind(*args, **kwargs).arguments
             if arguments.pop("input_tensor", None) is not None:
-                return model  # what lies before it is not ours to describe
+                return model  # the config does not describe the layers before input_tensor
             activation = arguments.get("classifier_activation")
-            if callable(activation):  # as a name, so that it can be read again
+            if callable(activation):
                 activation = tf.keras.activations.serialize(activation)
                 arguments["classifier_activation"] = activation
-            top = arguments.get("include_top", True)
             name = classifier(arguments) if callable(classifier) else classifier
-            return set_model_config(
-                model,
-                ModelConfig(
-                    builder.__name__,
-                    plain_arguments(arguments),
-                    output="logits" if activation in (None, "linear") else "probabilities",
-                    classifier=name if top else None,
-                ),
+            config = ModelConfig(
+                builder.__name__,
+                plain_arguments(arguments),
+                output="logits" if activation in (None, "linear") else "probabilities",
+                classifier=name if arguments.get("include_top", True) else None,
             )
+            return set_model_config(model, config)
 
         register_builder(builder.__name__, build)
         return build
@@ -219,7 +242,7 @@ def register_network(*, classifier: str | Callable[[dict], str]) -> Callable:
 
 
 def check_arguments(name: str, builder: Callable, arguments: Mapping) -> None:
-    """Raises ValueError if the builder has no such arguments; says which it has."""
+    """Raises ValueError if the builder lacks one of the arguments."""
     known = inspect.signature(builder).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
         return
@@ -229,7 +252,7 @@ def check_arguments(name: str, builder: Callable, arguments: Mapping) -> None:
 
 
 def nameless(value):
-    """A quantizer's config without `name` and `dtype`, which Keras sets; other values unchanged."""
+    """Removes `name` and `dtype`, which Keras chooses, from a quantizer's Keras config."""
     if not isinstance(value, Mapping) or not {"class_name", "config"} <= set(value):
         return value
     config = {k: v for k, v in value["config"].items() if k not in ("name", "dtype")}
@@ -237,25 +260,40 @@ def nameless(value):
 
 
 def plain_arguments(arguments: Mapping) -> dict:
-    """Arguments as JSON types."""
+    """Returns a builder's arguments as JSON types."""
 
-    def plain(name, value):
+    def plain(value):
         if isinstance(value, (tuple, list)):
-            return [plain(name, item) for item in value]
-        if isinstance(value, (str, int, float, bool, dict, type(None))):
-            json.dumps(value)
-            return value
+            return [plain(item) for item in value]
         if hasattr(value, "get_config"):
             return nameless({"class_name": type(value).__name__, "config": value.get_config()})
-        return tf.keras.utils.serialize_keras_object(value)
+        if callable(value):
+            return tf.keras.utils.serialize_keras_object(value)
+        json.dumps(value)
+        return value
 
-    return {name: plain(name, value) for name, value in arguments.items()}
+    return {name: plain(value) for name, value in arguments.items()}
 
 
-def _revive(value):
-    """The other way round, as far as builders do not do it themselves."""
-    if isinstance(value, dict) and set(value) >= {"class_name", "config"}:
-        import larq as lq
+def _quantizer_or_value(value):
+    """Makes a quantizer from its config. Of other objects Keras would import the class."""
+    if not isinstance(value, dict):
+        return value
+    class_name, config = value.get("class_name"), value.get("config")
+    known = {**vars(lq.quantizers), **tf.keras.utils.get_custom_objects()}
+    quantizer = known.get(class_name) if isinstance(class_name, str) else None
+    is_quantizer = isinstance(quantizer, type) and issubclass(quantizer, lq.quantizers.Quantizer)
+    if value.keys() != {"class_name", "config"} or not is_quantizer or not isinstance(config, dict):
+        raise ValueError(f"{value!r} is not the config of a quantizer of Larq or irnet_tf")
+    return quantizer.from_config(config)
 
-        return lq.quantizers.get(value)
-    return value
+
+def _check_numbers(name, value, bound):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _check_numbers(name, item, bound)
+    elif isinstance(value, (int, float)) and not -bound <= value <= bound:
+        shown = f"{value:g}" if isinstance(value, float) else f"{value.bit_length()} bits"
+        raise ValueError(f"{name} holds a number outside +-{bound}: {shown}")

@@ -1,4 +1,4 @@
-"""How pictures look: told apart in grey and at half size, and written whole or not at all."""
+"""Style of figures, readable in grey and at half size, and atomic saving."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from irnet_tf._utils import write_atomically
 
-# Dark to light, so that grey tells them apart, and with dashes and markers of their own.
+# From dark to light, so that curves differ in grey too.
 COLOURS = ("#1b1b5e", "#c2410c", "#0d8a72", "#a855b5", "#c9a227", "#6b7280")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def style(i: int) -> dict:
-    """Line style of the i-th of several curves."""
+    """Returns the line style of the i-th curve."""
     kinds = len(COLOURS)
     return {
         "color": COLOURS[i % kinds],
@@ -24,17 +24,16 @@ def style(i: int) -> dict:
 
 
 def new(width: float, height: float):
-    """A figure; sizes in inches, letters of 10 points."""
+    """Returns a figure with its size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def plain_log_ticks(axis) -> None:
-    """Ticks of a logarithmic axis as numbers without exponents: 1, 2 and 5 of each decade.
+    """Labels a logarithmic axis with plain numbers: 1, 2 and 5 of each decade.
 
-    Of an axis shorter than a decade, where these would be two ticks or none, at round numbers.
-    Call it once everything is drawn.
+    An axis shorter than a decade has ticks at round numbers. Call it after drawing.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -46,7 +45,7 @@ def plain_log_ticks(axis) -> None:
 
 
 def save(figure, path) -> list[Path]:
-    """Write `path`.png and `path`.svg, reproducibly. Text is plain: `$` starts no formula."""
+    """Writes `path`.png and `path`.svg, reproducibly. A `$` in a text starts no formula."""
     import matplotlib
 
     for text in figure.findobj(matplotlib.text.Text):

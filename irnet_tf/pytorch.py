@@ -1,8 +1,8 @@
-"""Weights to and from the authors' PyTorch networks, as NumPy arrays; no torch needed.
+"""Weights to and from the authors' PyTorch networks as NumPy arrays, without torch.
 
-A state dict names a tensor `MODULE.PARAMETER`; our layers carry the modules' names. Layouts:
-convolutions are `OIHW` there and `HWIO` here, dense kernels `out x in` and `in x out`, and
-where a network flattens its features PyTorch counts `CHW` and Keras `HWC`.
+A state dict names a tensor `MODULE.PARAMETER`; the layers here have the modules' names. PyTorch's
+convolution kernels are `OIHW`, Keras's `HWIO`; dense kernels `out x in` and `in x out`. Flattened
+features are in `CHW` order in PyTorch and in `HWC` order in Keras.
 """
 
 from __future__ import annotations
@@ -23,33 +23,31 @@ _BATCH_NORM = {
 
 
 def pytorch_state_dict(model: tf.keras.Model) -> dict[str, np.ndarray]:
-    """The model's weights under the authors' names, in their order and layout.
+    """Returns the model's weights with the authors' names, order and layout.
 
     Args:
-        model: a network of `irnet_tf.models`.
+        model: Network of `irnet_tf.models`.
 
     Returns:
-        A dict from name to array, in the variables' types. `torch.load_state_dict` takes it
-        once the arrays are tensors: `{k: torch.from_numpy(v) for k, v in d.items()}`.
+        Arrays by name, in the variables' types. For torch's `load_state_dict` make them tensors:
+        `{k: torch.from_numpy(v) for k, v in d.items()}`.
     """
     return {key: _to_pytorch(variable.numpy(), hwc) for key, variable, hwc in _entries(model)}
 
 
 def load_pytorch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Set the model's weights from the authors' PyTorch state dict.
+    """Sets the model's weights from the authors' PyTorch state dict.
 
-    The model is left as it was if anything is wrong. A `module.` in front of every name (of
-    `torch.nn.DataParallel`) and `num_batches_tracked` entries are passed over.
+    The prefix `module.` of `torch.nn.DataParallel` and `num_batches_tracked` entries are ignored.
+    If anything is wrong, the model keeps its weights.
 
     Args:
-        model: a network of `irnet_tf.models`; with `padding="symmetric"` its outputs are then
-            the PyTorch network's.
-        state_dict: from name to array (or anything `numpy.asarray` takes, such as a CPU
-            tensor).
+        model: Network of `irnet_tf.models`. With `padding="symmetric"` its outputs then equal
+            those of the PyTorch network.
+        state_dict: Arrays or CPU tensors by name.
 
     Raises:
-        ValueError: if an entry is missing, not of this network, or of another shape; all such
-            entries are named.
+        ValueError: If entries are missing, unknown or have another shape; the message lists them.
     """
     given = {
         key.removeprefix("module."): value
@@ -84,7 +82,7 @@ def load_pytorch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, np.n
 
 
 def _entries(model):
-    """(PyTorch name, variable, HWC shape of flattened features or None), in PyTorch's order."""
+    """Yields (PyTorch name, variable, HWC shape of flattened features or None) in torch's order."""
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     for name in sorted(layers, key=lambda name: _position(name, layers)):
         layer = layers[name]
@@ -99,11 +97,11 @@ def _entries(model):
 
 
 def _position(name, layers):
-    """Sorts as the authors' modules were defined: by number, then conv, bn, shortcut."""
+    """Sort key in the order of the authors' modules: by number, then conv, bn, shortcut."""
     classifier = name in ("linear", "fc")
     last_norm = name == "bn2" and "layer1.0.bn1" in layers
     if classifier or last_norm:
-        # The CIFAR ResNet-18 alone defines its last batch norm behind the classifier.
+        # Only the CIFAR ResNet-18 defines its last batch norm after the classifier.
         behind = "linear" in layers and "layer4.0.conv1" in layers
         return (3, classifier != behind)
     if "." in name:
@@ -117,7 +115,7 @@ def _position(name, layers):
 
 
 def _flattened_shape(model, layer):
-    """(H, W, C) of what a Flatten in front of this dense layer takes in, else None."""
+    """Returns the input shape (H, W, C) of a Flatten before this dense layer, else None."""
     for node in nodes_in_order(model):
         if node.layer is layer and isinstance(node.parent_nodes[0].layer, tf.keras.layers.Flatten):
             return tuple(node.parent_nodes[0].layer.input_shape[1:])

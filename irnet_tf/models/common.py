@@ -1,7 +1,7 @@
-"""What the builders of networks share.
+"""Layers shared by the builders.
 
-Layers carry the names of the authors' PyTorch modules (`layer1.0.conv1`), which is what
-weights from PyTorch go by.
+Layers have the names of the authors' PyTorch modules (`layer1.0.conv1`), which `irnet_tf.pytorch`
+needs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _ALIASES = ("libra_pb", "ede_sign", "ste_sign", "approx_sign", "swish_sign", "st
 
 @dataclasses.dataclass(frozen=True)
 class LayerFactory:
-    """Makes the layers of one network, given how it is quantized.
+    """Makes the layers of a network with given quantization.
 
     Attributes:
-        weight_bits: bits of the binary convolutions' weights, 1 or 32.
-        activation_bits: bits of their inputs, 1 or 32.
-        padding: `"same"` (TensorFlow's) or `"symmetric"` (PyTorch's); they differ where the
-            stride is above 1.
-        kernel_quantizer: what makes weights 1-bit; any Larq quantizer. None: Libra-PB.
-        input_quantizer: what makes activations 1-bit; any Larq quantizer. None: EDE's sign.
+        weight_bits: Bits of the binary convolutions' weights, 1 or 32.
+        activation_bits: Bits of their inputs, 1 or 32.
+        padding: `"same"` (TensorFlow's) or `"symmetric"` (PyTorch's). They differ at strides
+            above 1.
+        kernel_quantizer: Larq quantizer of 1-bit weights. None: Libra-PB.
+        input_quantizer: Larq quantizer of 1-bit activations. None: EDE's sign.
         initializer_mode: `"fan_in"` or `"fan_out"` of the He-normal initialisation.
 
     Raises:
-        ValueError: for values other than these.
+        ValueError: If a value is invalid.
     """
 
     weight_bits: int = 1
@@ -62,7 +62,7 @@ class LayerFactory:
         return self._conv(x, filters, kernel_size, strides, name)
 
     def binary_conv(self, x, filters, strides, name):
-        """A 3x3 convolution without bias, its weights and inputs quantized as asked for."""
+        """A 3x3 convolution without bias and with quantized weights and inputs."""
         quantizers = {}
         if self.weight_bits == 1:
             quantizers["kernel_quantizer"] = fresh_quantizer(self.kernel_quantizer or "libra_pb")
@@ -73,7 +73,7 @@ class LayerFactory:
     def _conv(self, x, filters, kernel_size, strides, name, **quantizers):
         symmetric = self.padding == "symmetric" and strides > 1 and kernel_size > 1
         kind = SymmetricConv2D if symmetric else lq.layers.QuantConv2D
-        # As in PyTorch: not truncated.
+        # Not truncated, as in PyTorch.
         initializer = tf.keras.initializers.VarianceScaling(
             2.0, self.initializer_mode, "untruncated_normal"
         )
@@ -93,7 +93,7 @@ class LayerFactory:
         return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
     def activation(self, x, name):
-        """Hardtanh in front of 1-bit activations, ReLU otherwise."""
+        """Hardtanh before 1-bit activations, else ReLU."""
         layer = HardTanh if self.activation_bits == 1 else tf.keras.layers.ReLU
         return layer(name=name)(x)
 
@@ -104,7 +104,7 @@ class LayerFactory:
 
 
 def fresh_quantizer(identifier):
-    """A quantizer of its own for every layer: `t` and metrics are not shared."""
+    """Returns a new quantizer, because layers must not share `t` and metrics."""
     if isinstance(identifier, str):
         known = tf.keras.utils.get_custom_objects()
         if identifier not in known and not hasattr(lq.quantizers, identifier):
@@ -116,10 +116,10 @@ def fresh_quantizer(identifier):
 
 
 def image_input(input_shape, input_tensor):
-    """The tensor that a network begins with, and the Keras input behind it.
+    """Returns the first tensor of a network and its Keras input.
 
     Raises:
-        ValueError: if `input_shape` is not (height, width, channels).
+        ValueError: If `input_shape` is not (height, width, channels).
     """
     shape = tuple(input_shape)
     if len(shape) != 3 or not shape[2] or any(s is not None and s < 1 for s in shape):
@@ -136,14 +136,14 @@ def image_input(input_shape, input_tensor):
 
 
 def classifier(x, num_classes, activation, name):
-    """A full-precision dense layer; also under mixed precision.
+    """Applies a full-precision dense layer, in `floatx` under mixed precision too.
 
     Raises:
-        ValueError: if `num_classes` is not a positive integer.
+        ValueError: If `num_classes` is not a positive integer.
     """
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f"num_classes must be a positive integer, got {num_classes!r}")
-    x = tf.keras.layers.Dense(
+    return tf.keras.layers.Dense(
         num_classes,
         activation=activation,
         # PyTorch's default for linear layers: uniform within 1 / sqrt(fan_in).
@@ -151,4 +151,3 @@ def classifier(x, num_classes, activation, name):
         dtype=tf.keras.backend.floatx(),
         name=name,
     )(x)
-    return x

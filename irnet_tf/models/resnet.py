@@ -1,8 +1,7 @@
 """Residual networks: 6n + 2 layers for small images, and ResNet-18 / 34.
 
-Two structures. `"normal"` (He et al., 2016): a shortcut around two convolutions.
-`"bireal"` (Liu et al., Bi-Real Net, 2018): a shortcut around every one, so that real-valued
-activations flow past each binary convolution.
+Two structures: `"normal"` (He et al., 2016) has a shortcut around two convolutions, `"bireal"`
+(Liu et al., Bi-Real Net, 2018) one around each convolution, which keeps real-valued activations.
 """
 
 from __future__ import annotations
@@ -37,26 +36,26 @@ def cifar_resnet(
     """ResNet-20, 32, 44, 56 or 110 for 32x32 images: 16, 32, 64 channels, option-A shortcuts.
 
     Args:
-        depth: 20, 32, 44, 56 or 110.
-        weight_bits: 1 or 32.
-        activation_bits: 1 (Hardtanh) or 32 (ReLU).
-        structure: `"bireal"` or `"normal"`.
-        num_classes: length of the output.
+        depth: Number of layers, 20, 32, 44, 56 or 110.
+        weight_bits: Bits of the weights, 1 or 32.
+        activation_bits: Bits of the activations, 1 (Hardtanh) or 32 (ReLU).
+        structure: Shortcuts, `"bireal"` or `"normal"`.
+        num_classes: Number of outputs.
         input_shape: `(height, width, channels)`; height and width may be None.
-        input_tensor: Keras tensor to build on instead of a new input.
-        include_top: whether pooling, batch norm and dense layer are there; without them the
-            output is `[batch, height / 4, width / 4, 64]`.
-        classifier_activation: of the dense layer; None gives logits.
-        padding: `"same"` (TensorFlow's, what Larq Compute Engine runs) or `"symmetric"`
-            (PyTorch's) where the stride is 2.
-        kernel_quantizer, input_quantizer: any Larq quantizer instead of IR-Net's.
-        name: of the model.
+        input_tensor: Keras tensor that replaces the input.
+        include_top: Pooling, batch norm and dense layer. Without them the output is `[batch,
+            height / 4, width / 4, 64]`.
+        classifier_activation: Activation of the dense layer. None: logits.
+        padding: Padding at stride 2, `"same"` (TensorFlow's, which Larq Compute Engine supports)
+            or `"symmetric"` (PyTorch's).
+        kernel_quantizer, input_quantizer: Larq quantizers. None: those of IR-Net.
+        name: Name of the model.
 
     Returns:
         A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
 
     Raises:
-        ValueError: for an argument outside what is said above.
+        ValueError: If an argument is invalid.
     """
     check_choice("depth", depth, (20, 32, 44, 56, 110))
     check_choice("structure", structure, ("bireal", "normal"))
@@ -78,7 +77,7 @@ def cifar_resnet(
                 shortcut = OptionAShortcut(filters, strides, name=f"{prefix}.shortcut")(x)
             x = _residual_block(make, x, shortcut, filters, strides, structure, prefix)
     if include_top:
-        # A fact of the authors' 1/32 network, found by comparing with its numbers.
+        # The authors' 1/32 network has this ReLU.
         relu = structure == "normal" and activation_bits == 32
         x = _head(make, x, num_classes, classifier_activation, "linear", activate=relu)
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
@@ -105,30 +104,30 @@ def resnet(
     """ResNet-18 or 34: 64, 128, 256, 512 channels, full-precision 1x1 shortcuts.
 
     Args:
-        depth: 18 or 34.
-        stem: `"imagenet"` (7x7 convolution of stride 2, then 3x3 pooling of stride 2) or
+        depth: Number of layers, 18 or 34.
+        stem: First layers, `"imagenet"` (7x7 convolution and 3x3 pooling, both of stride 2) or
             `"cifar"` (3x3 convolution of stride 1, for 32x32 images).
-        weight_bits: 1 or 32.
-        activation_bits: 1 (Hardtanh) or 32 (ReLU).
-        structure: `"bireal"` or `"normal"`.
-        num_classes: length of the output; None: 1000 with the ImageNet stem, else 10.
-        input_shape: `(height, width, channels)`, height and width may be None; by default
-            (224, 224, 3) with the ImageNet stem, else (32, 32, 3).
-        input_tensor: Keras tensor to build on instead of a new input.
-        include_top: whether pooling, batch norm and dense layer are there; without them the
-            output is `[batch, height / 32, width / 32, 512]` with the ImageNet stem,
-            `[batch, height / 8, width / 8, 512]` with the other.
-        classifier_activation: of the dense layer; None gives logits.
-        padding: `"same"` (TensorFlow's, what Larq Compute Engine runs) or `"symmetric"`
-            (PyTorch's) where the stride is 2.
-        kernel_quantizer, input_quantizer: any Larq quantizer instead of IR-Net's.
-        name: of the model.
+        weight_bits: Bits of the weights, 1 or 32.
+        activation_bits: Bits of the activations, 1 (Hardtanh) or 32 (ReLU).
+        structure: Shortcuts, `"bireal"` or `"normal"`.
+        num_classes: Number of outputs. None: 1000 with the ImageNet stem, else 10.
+        input_shape: `(height, width, channels)`; height and width may be None. Default: (224, 224,
+            3) with the ImageNet stem, else (32, 32, 3).
+        input_tensor: Keras tensor that replaces the input.
+        include_top: Pooling, batch norm and dense layer. Without them the output is `[batch,
+            height / 32, width / 32, 512]` with the ImageNet stem, else `[batch, height / 8,
+            width / 8, 512]`.
+        classifier_activation: Activation of the dense layer. None: logits.
+        padding: Padding at stride 2, `"same"` (TensorFlow's, which Larq Compute Engine supports)
+            or `"symmetric"` (PyTorch's).
+        kernel_quantizer, input_quantizer: Larq quantizers. None: those of IR-Net.
+        name: Name of the model.
 
     Returns:
         A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
 
     Raises:
-        ValueError: for an argument outside what is said above.
+        ValueError: If an argument is invalid.
     """
     check_choice("depth", depth, (18, 34))
     check_choice("stem", stem, ("imagenet", "cifar"))
@@ -137,7 +136,7 @@ def resnet(
     own = _STEMS[stem]
     x, inputs = image_input(input_shape or own.input_shape, input_tensor)
 
-    x = own.begin(make, x, structure)
+    x = own.build(make, x, structure)
     counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
     for stage, (filters, count) in enumerate(zip((64, 128, 256, 512), counts), start=1):
         for block in range(count):
@@ -172,9 +171,9 @@ def _cifar_stem(make, x, structure):
 
 @dataclasses.dataclass(frozen=True)
 class _Stem:
-    """How a ResNet-18 or 34 begins, and the names that the authors' module of it uses."""
+    """First layers of ResNet-18 and 34, and the names in the authors' module."""
 
-    begin: Callable
+    build: Callable
     input_shape: tuple[int, int, int]
     num_classes: int
     shortcut: str

@@ -24,27 +24,26 @@ def vgg_small(
 ) -> tf.keras.Model:
     """VGG-Small: six 3x3 convolutions, three 2x2 poolings, one dense layer.
 
-    Pooling stands between a convolution and its batch norm. All convolutions but the first
-    are quantized.
+    Pooling is between a convolution and its batch norm. All convolutions except the first are
+    quantized.
 
     Args:
-        weight_bits: 1 or 32.
-        activation_bits: 1 (Hardtanh before every quantized convolution) or 32 (ReLU).
-        num_classes: length of the output.
-        input_shape: `(height, width, channels)`, at least 8 pixels a side.
-        input_tensor: Keras tensor to build on instead of a new input.
-        include_top: whether the dense layer is there; without it the output is
-            `[batch, height / 8, width / 8, 512]`.
-        classifier_activation: of the dense layer; None gives logits.
-        padding: `"same"` or `"symmetric"`; alike here, as no convolution has a stride.
-        kernel_quantizer, input_quantizer: any Larq quantizer instead of IR-Net's.
-        name: of the model.
+        weight_bits: Bits of the weights, 1 or 32.
+        activation_bits: Bits of the activations, 1 (Hardtanh) or 32 (ReLU).
+        num_classes: Number of outputs.
+        input_shape: `(height, width, channels)` with sides of at least 8 pixels.
+        input_tensor: Keras tensor that replaces the input.
+        include_top: Dense layer. Without it the output is `[batch, height / 8, width / 8, 512]`.
+        classifier_activation: Activation of the dense layer. None: logits.
+        padding: `"same"` or `"symmetric"`, which are equal here because every stride is 1.
+        kernel_quantizer, input_quantizer: Larq quantizers. None: those of IR-Net.
+        name: Name of the model.
 
     Returns:
         A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
 
     Raises:
-        ValueError: for an argument outside what is said above.
+        ValueError: If an argument is invalid.
     """
     make = LayerFactory(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
     x, inputs = image_input(input_shape, input_tensor)

@@ -1,36 +1,34 @@
-"""1-bit weight files: a network in `safetensors`, one bit a binary weight.
+"""1-bit weights files: a network in `safetensors` format, with one bit per binary weight.
 
-Tensors are named `LAYER.SUFFIX`, the layers as in the model (and in the authors' PyTorch code):
+Tensors are named `LAYER.SUFFIX`, with the layer names of the model:
 
-    LAYER.kernel_1bit   uint8 [channels, 1 + ceil(n / 8)]: a convolution or dense kernel that
-                        `LibraPB` quantizes. Each row is an output channel: the exponent s as
-                        a signed byte, then the signs of its n weights, row-major over the
-                        kernel's other axes, first bit highest, 1 for +1, padded with 0.
+    LAYER.kernel_1bit   uint8 [channels, 1 + ceil(n / 8)]: kernel of a convolution or dense layer
+                        that `LibraPB` quantizes. A row is an output channel: the exponent s as a
+                        signed byte, then the signs of its n weights, row-major over the other axes
+                        of the kernel, first bit highest, 1 for +1, padded with 0.
     LAYER.batch_norm    float32 [4, channels]: gamma, beta, moving mean, moving variance.
-    LAYER.VARIABLE      float32, the variable's shape: anything else (`fc.kernel`, `fc.bias`),
-                        including kernels with another quantizer or none.
+    LAYER.VARIABLE      float32 with the shape of the variable: everything else (`fc.kernel`,
+                        `fc.bias`), including kernels with another quantizer or none.
     latent_std          float32 [1-bit layers, sorted by name]: see below.
 
-What a binary network computes depends on latent weights only through signs and s, so those
-are dropped and made anew on loading (`_latent_weights`). They get the root mean square
-standard deviation that the layer's latent weights had: the outputs do not depend on it, but
-gradients scale with its inverse, so that training goes on at the pace it had.
+The output of a binary network depends on its latent weights through their signs and s only. The
+file does not hold latent weights; `load_weights` computes new ones (`bits.latent_weights`).
+`latent_std` is the root mean square standard deviation of the layer's latent weights. The outputs
+do not depend on it, but gradients scale with its inverse, so training continues at the same pace.
 
-The header's one metadata entry `irnet_tf` is a JSON object: `sha256`, `format_version`,
-`created_with`, `description` (of the network, see `irnet_tf.model_config`; not in every file) and
-`facts` (other metadata). `sha256`, always first, is that of the whole file with these 64 digits
-replaced by zeros, so that no byte can change unnoticed. Files are deterministic, and reading one
-executes nothing.
+The metadata of the header has one entry, `irnet_tf`, a JSON object with `sha256`,
+`format_version` and, if the model has one, `model_config`. `sha256` is the first key. It is the
+digest of the whole file with these 64 digits replaced by zeros, so every changed byte is found.
+Files are deterministic. Reading a file executes nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 
 from irnet_tf._utils import write_atomically
-from irnet_tf.model_config import ModelConfig, get_model_config
+from irnet_tf.model_config import WEIGHTS_FIELDS, ModelConfig, get_model_config
 from irnet_tf.weights import bits, file
 from irnet_tf.weights.file import FORMAT_VERSION, MAX_BYTES, WeightsFile, read
 import numpy as np
@@ -40,32 +38,27 @@ __all__ = [
     "FORMAT_VERSION",
     "MAX_BYTES",
     "WeightsFile",
+    "build_model",
     "load_weights",
-    "loaded_from",
     "packed_size",
     "read",
-    "read_metadata",
     "save_weights",
 ]
 
-_LEGACY_CLASSIFIERS = ("fc", "linear")  # of models and files without a description
 
+def save_weights(model: tf.keras.Model, path: str | os.PathLike) -> None:
+    """Writes the model's weights and model config to a 1-bit weights file.
 
-def save_weights(model: tf.keras.Model, path: str | os.PathLike, metadata: dict | None = None):
-    """Write the model's weights, and its description if it has one, to a 1-bit weights file.
-
-    The file appears whole or not at all; one that was there is replaced. A description that was
-    loaded with weights which have changed since is kept but for what it says of their training:
-    recipe, data, results.
+    The file is replaced atomically. If the weights were loaded from a file and have changed since,
+    the fields that describe the old weights (recipe, data, results) are left out.
 
     Args:
-        model: a built Keras model. Weights that are not 1-bit are rounded to float32.
-        path: of the file; its folder must exist.
-        metadata: what else to keep, of JSON types.
+        model: Built Keras model. Weights that are not 1-bit are rounded to float32.
+        path: Path of the file in an existing folder.
 
     Raises:
-        ValueError: if weights are not finite, or description or metadata are not of JSON types.
-        OSError: if the file cannot be written.
+        ValueError: If a weight is not finite or the model config has other than JSON types.
+        OSError: If the file cannot be written.
     """
     tensors, stds = {}, []
     for name, stored in sorted(bits.stored_tensors(model).items()):
@@ -75,10 +68,49 @@ def save_weights(model: tf.keras.Model, path: str | os.PathLike, metadata: dict 
             stds.append(std)
         else:
             tensors[name] = np.stack(values).astype(np.float32).reshape(stored.shape)
-    description = _still_true(model, tensors)
     if stds:
         tensors["latent_std"] = np.array(stds, np.float32)
-    write_atomically(path, file.to_bytes(tensors, description, metadata))
+    write_atomically(path, file.to_bytes(tensors, _current_config(model, tensors)))
+
+
+def build_model(weights_file: WeightsFile, **overrides) -> tf.keras.Model:
+    """Builds the network of a weights file with random weights.
+
+    The file may come from anywhere: a network much larger than the file's tensors is not built.
+
+    Args:
+        weights_file: File as returned by `read`.
+        **overrides: Arguments of the builder that replace those of the file.
+
+    Raises:
+        ValueError: If the file has no model config, or no network of this size results from it.
+    """
+    config = weights_file.model_config
+    if config is None:
+        raise ValueError(
+            f"{weights_file.path} has no model config (builder, classes, preprocessing): build the "
+            "network yourself and call irnet_tf.weights.load_weights(model, path)"
+        )
+    # 2**25 leaves room for another classifier.
+    budget = 2 * sum(bits.count_weights(*item) for item in weights_file.tensors.items()) + 2**25
+
+    def limited(next_creator, **kwargs):
+        nonlocal budget
+        budget -= tf.TensorShape(kwargs.get("shape")).num_elements() or 1
+        if budget < 0:
+            raise ValueError("the network is much larger than the tensors of the file")
+        return next_creator(**kwargs)
+
+    try:
+        with tf.variable_creator_scope(limited):
+            model = config.build(**overrides)
+        outputs, classes = model.output_shape[-1], config.classes
+        if not overrides and classes and config.classifier and len(classes) != outputs:
+            raise ValueError(f"{len(classes)} class names, but the network has {outputs} outputs")
+    except Exception as error:  # an unknown builder or hostile arguments can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{weights_file.path}: cannot build its network: {reason}") from error
+    return model
 
 
 def load_weights(
@@ -87,112 +119,72 @@ def load_weights(
     *,
     skip_classifier: bool = False,
 ) -> WeightsFile:
-    """Set the model's weights from a 1-bit weights file.
+    """Sets the model's weights from a 1-bit weights file.
 
-    Everything is checked first: if anything is wrong the model is left as it was. Libra-PB
-    quantizes the latent weights that are set to exactly what is in the file.
+    Libra-PB quantizes the new latent weights to exactly the values in the file. If anything is
+    wrong, the model keeps its weights.
 
     Args:
-        model: a built Keras model.
-        path: of the file, or what `read` made of it.
-        skip_classifier: pass over the classifier, which in the model then stays as it is. The
-            model may have another `num_classes`.
+        model: Built Keras model.
+        path: Path of the file, or the file as returned by `read`.
+        skip_classifier: Keep the model's own classifier, which may have another `num_classes`.
 
     Returns:
-        What the file holds, with its description and metadata.
+        The content of the file.
 
     Raises:
-        ValueError: if the file is damaged, of another network or of a newer format.
-        OSError: if the file cannot be read.
+        ValueError: If the file is damaged or belongs to another network.
+        OSError: If the file cannot be read.
     """
-    found = path if isinstance(path, WeightsFile) else read(path)
-    tensors = dict(found.tensors)
+    weights_file = path if isinstance(path, WeightsFile) else read(path)
+    tensors = dict(weights_file.tensors)
     one_bit = sorted(name for name in tensors if name.endswith(".kernel_1bit"))
-    stds = dict(zip(one_bit, np.ravel(tensors.pop("latent_std", ()))))
+    stds = tensors.pop("latent_std", np.zeros(0, np.float32))
     stored = bits.stored_tensors(model)
-    described = [d for d in (get_model_config(model), found.description) if d is not None]
-    classifiers = {d.classifier for d in described} if described else {*_LEGACY_CLASSIFIERS}
+    configs = [c for c in (get_model_config(model), weights_file.model_config) if c]
+    classifiers = {config.classifier for config in configs}
     if skip_classifier:
         for name in (*tensors, *stored):
             if name.split(".")[0] in classifiers:
                 tensors.pop(name, None)
                 stored.pop(name, None)
     problems = _differences(tensors, stored, classifiers)
-    if len(stds) != len(one_bit):
-        problems.append(f"latent_std has {len(stds)} values for {len(one_bit)} 1-bit layers")
+    if (stds.dtype, stds.shape) != (np.float32, (len(one_bit),)):
+        problems.append(
+            f"latent_std is {stds.dtype} {stds.shape} in the file, expected float32 "
+            f"({len(one_bit)},)"
+        )
     if problems:
         raise ValueError(
-            f"{found.path} does not fit the model {model.name!r}: {'; '.join(problems)}"
+            f"{weights_file.path} does not fit the model {model.name!r}: {'; '.join(problems)}"
         )
+    std_of = dict(zip(one_bit, stds))
     assignments = []
     for name, tensor in stored.items():
         if tensor.quantizer:
-            values = [bits.unpack(f"{found.path}: {name}", tensor, tensors[name], stds[name])]
+            where = f"{weights_file.path}: {name}"
+            values = [bits.unpack(where, tensor, tensors[name], std_of[name])]
         else:
             values = tensors[name].reshape(len(tensor.variables), *tensor.variables[0].shape)
         assignments += zip(tensor.variables, values)
     tf.keras.backend.batch_set_value(assignments)
-    return found
-
-
-def read_metadata(path: str | os.PathLike) -> dict:
-    """What was given as `metadata` when a weights file was saved; the file is checked as a whole.
-
-    Returns:
-        The metadata, with `format_version`, `created_with` (from package to version), and
-        `description` if the file has one, as `ModelConfig.to_dict` gives it.
-
-    Raises:
-        ValueError, OSError: as `read`.
-    """
-    found = read(path)
-    if found.description is None:
-        return found.metadata
-    return {**found.metadata, "description": found.description.to_dict()}
+    return weights_file
 
 
 def packed_size(model: tf.keras.Model) -> int:
-    """Bytes of the tensors in the model's 1-bit weights file; the header comes on top."""
+    """Returns the size in bytes of the tensors in the model's weights file, without the header."""
     stored = bits.stored_tensors(model).values()
     return sum(s.nbytes + (4 if s.quantizer else 0) for s in stored)
 
 
-def remember_loaded(model: tf.keras.Model, found: WeightsFile) -> None:
-    """Note which weights the model's description speaks of.
-
-    For whoever loads a file and attaches what it says: `save_weights` then leaves out what is no
-    longer true once the weights have changed.
-    """
-    said = get_model_config(model), _fingerprint(found.tensors), found.sha256
-    object.__setattr__(model, "_irnet_tf_loaded", said)  # hidden from Keras's tracking
-
-
-def loaded_from(model: tf.keras.Model) -> str | None:
-    """SHA-256 of the file that a model was loaded from by `zoo.load`; None of others."""
-    return getattr(model, "_irnet_tf_loaded", (None, None, None))[2]
-
-
-def remember_alike(model: tf.keras.Model, other: tf.keras.Model) -> None:
-    """Note of a model what was noted of another, which has the same weights and description."""
-    said = getattr(other, "_irnet_tf_loaded", None)
-    if said is not None:
-        object.__setattr__(model, "_irnet_tf_loaded", said)
-
-
-def _still_true(model, tensors) -> ModelConfig | None:
-    description = get_model_config(model)
-    loaded, fingerprint, sha256 = getattr(model, "_irnet_tf_loaded", (None, "", ""))
-    if description is None or description is not loaded or fingerprint == _fingerprint(tensors):
-        return description
-    unknown = dict.fromkeys(("recipe", "data", "seed", "results", "training"))
-    return dataclasses.replace(description, **unknown, initialized_from=sha256)
-
-
-def _fingerprint(tensors):
-    digest = hashlib.sha256()
-    for name in sorted(tensors.keys() - {"latent_std"}):  # that is rounded anew
-        digest.update(name.encode() + b"\0" + np.ascontiguousarray(tensors[name]).tobytes())
-    return digest.hexdigest()
+def _current_config(model, tensors) -> ModelConfig | None:
+    config = get_model_config(model)
+    if config is None:
+        return None
+    if config.tensors_sha256 in (None, file.tensors_sha256(tensors)):
+        return dataclasses.replace(config, file_sha256=None, tensors_sha256=None)
+    unknown = dict.fromkeys(WEIGHTS_FIELDS)
+    return dataclasses.replace(config, **{**unknown, "initialized_from": config.file_sha256})
 
 
 def _differences(tensors, stored, classifiers):
@@ -217,7 +209,7 @@ def _differences(tensors, stored, classifiers):
     if misshaped:
         problems.append(listed(misshaped))
     if {f"{name}_1bit" for name in (*missing, *surplus)} & {*missing, *surplus}:
-        problems.append("one is 1-bit and the other not: check weight_bits and kernel_quantizer")
+        problems.append("a layer is 1-bit in one only: check weight_bits and kernel_quantizer")
     if any(name.split(".")[0] in classifiers for name in (*missing, *surplus, *misshaped)):
-        problems.append("skip_classifier=True leaves the classifier out")
+        problems.append("skip_classifier=True keeps the model's own classifier")
     return problems

@@ -1,4 +1,4 @@
-"""Which tensors a weights file has for a model, and how 1-bit kernels are packed."""
+"""Tensors of a model's weights file, and the packing of 1-bit kernels."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import dataclasses
 import math
 
 from irnet_tf.quantizers import LibraPB, libra_pb
-from irnet_tf.weights.latent import latent_weights
 import numpy as np
 import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """Where one of the file's tensors belongs in a model.
+    """A tensor of the file and the variables of the model that it holds.
 
     Attributes:
-        variables: of the model; several are stacked.
-        shape: in the file.
-        quantizer: of 1-bit kernels; None for what is kept as float32.
-        compute_dtype: in which the layer computes; of 1-bit kernels.
+        variables: Variables of the model, stacked if there are several.
+        shape: Shape in the file.
+        quantizer: Quantizer of a 1-bit kernel; None for a float32 tensor.
+        compute_dtype: Type in which the layer of a 1-bit kernel computes.
     """
 
     variables: list[tf.Variable]
@@ -38,11 +37,11 @@ class StoredTensor:
 
     @property
     def flat_shape(self) -> tuple[int, int]:
-        """(n, channels) of a 1-bit kernel."""
+        """Returns (n, channels) of a 1-bit kernel."""
         return _flat_shape(self.variables[0], self.quantizer)
 
     def quantize(self, latent: np.ndarray, dtype: str) -> np.ndarray:
-        """What Libra-PB makes of a latent kernel, as float32 [n, channels]."""
+        """Applies Libra-PB to a latent kernel. Returns float32 [n, channels]."""
         kernel = tf.cast(tf.reshape(latent, self.variables[0].shape), dtype)
         channel_axes = self.quantizer.output_axes(len(kernel.shape))
         quantized = libra_pb(kernel, channel_axes=channel_axes)
@@ -50,18 +49,18 @@ class StoredTensor:
 
 
 def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
-    """By name, what the weights file of a model holds.
+    """Returns the tensors of the model's weights file by name.
 
     Raises:
-        ValueError: if two variables would have the same name, or one is in no layer.
+        ValueError: If two variables have the same name or a variable is not in a layer.
     """
     stored = {}
 
     def add(name, *arguments):
         if name in stored:
             raise ValueError(
-                f"{name!r} is twice in the model: give layers names of their own. Layers within a "
-                "layer that is no tf.keras.Model cannot be told apart: build it as a Model"
+                f"{name!r} occurs twice in the model: give each layer a unique name. Build a layer "
+                "that consists of layers as a tf.keras.Model"
             )
         stored[name] = StoredTensor(*arguments)
 
@@ -73,7 +72,7 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
         for variable in layer.weights:
             name = f"{layer.name}.{variable.name.split('/')[-1].split(':')[0]}"
             quantizer = getattr(layer, "kernel_quantizer", None)
-            # Not of a subclass, which may quantize in another way.
+            # A subclass may quantize in another way.
             one_bit = name.endswith(".kernel") and type(quantizer) is LibraPB
             if one_bit and _channels_last(variable, quantizer):
                 n, channels = _flat_shape(variable, quantizer)
@@ -84,19 +83,24 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
     known = {id(variable) for tensor in stored.values() for variable in tensor.variables}
     if lost := [v.name for v in model.weights if id(v) not in known]:
         raise ValueError(
-            f"{', '.join(lost[:5])} of the model {model.name!r} would not be kept: a weights file "
-            "holds what layers have; put it into a layer"
+            f"{', '.join(lost[:5])} of the model {model.name!r} is not in a layer, and a weights "
+            "file holds variables of layers only: create the variable in a layer"
         )
     return stored
 
 
 def leaves(model) -> Iterator[tf.keras.layers.Layer]:
-    """The layers that have weights, those of models within the model too."""
+    """Yields the layers with weights, including those of models within the model."""
     for layer in model.layers:
         if isinstance(layer, tf.keras.Model):
             yield from leaves(layer)
         elif layer.weights:
             yield layer
+
+
+def count_weights(name: str, tensor: np.ndarray) -> int:
+    """Returns an upper bound of the number of weights in a tensor of a file."""
+    return tensor.size * (8 if name.endswith("_1bit") else 1)
 
 
 def _channels_last(kernel, quantizer) -> bool:
@@ -111,10 +115,10 @@ def _flat_shape(kernel, quantizer):
 
 
 def pack(name: str, stored: StoredTensor, latent: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """A 1-bit kernel's tensor in the file, and its value of `latent_std`.
+    """Returns the tensor of a 1-bit kernel and its value in `latent_std`.
 
     Raises:
-        ValueError: if the binary weights are not finite.
+        ValueError: If the binary weights are not finite.
     """
     # In mixed precision the network rounds latent weights before it quantizes them.
     quantized = stored.quantize(latent, stored.compute_dtype)
@@ -124,19 +128,19 @@ def pack(name: str, stored: StoredTensor, latent: np.ndarray) -> tuple[np.ndarra
         raise ValueError(f"{name}: the binary weights are not finite, training has diverged")
     flat = latent.reshape(stored.flat_shape).astype(np.float64)
     std = np.sqrt(flat.var(0, ddof=min(1, len(flat) - 1)).mean())
-    # Squares of these neither overflow nor vanish, in half precision either.
+    # The squares of these bounds are finite and above zero in half precision too.
     std = np.float32(np.clip(std, 1e-3, 1e3))
     first = exponents.astype(np.int8).view(np.uint8)[:, None]
     rows = np.concatenate([first, np.packbits(plus.T, axis=1)], axis=1)
-    unpack(name, stored, rows, std)  # a file that could not be loaded is not written
+    unpack(name, stored, rows, std)  # raises here instead of when the file is loaded
     return rows, std
 
 
 def unpack(name: str, stored: StoredTensor, rows: np.ndarray, std: np.float32) -> np.ndarray:
-    """Latent weights that Libra-PB turns into exactly the signs and exponents of `rows`.
+    """Returns latent weights that Libra-PB quantizes to the signs and exponents of `rows`.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: If there are none.
     """
     n, channels = stored.flat_shape
     exponents = rows[:, 0].view(np.int8).astype(int)
@@ -145,12 +149,11 @@ def unpack(name: str, stored: StoredTensor, rows: np.ndarray, std: np.float32) -
     variable = stored.variables[0]
     latent = np.empty((n, channels))
     wrong = np.ones(channels, bool)
-    # Once is enough but for channels on the very boundary of two exponents, such as any with
-    # one plus and one minus, where rounding decides: there other magnitudes help.
+    # Channels on the boundary of two exponents, such as those with one plus and one minus, depend
+    # on rounding. For them other magnitudes are tried.
     for attempt in range(64):
-        latent[:, wrong] = latent_weights(
-            plus[:, wrong], exponents[wrong], std * 2 ** (attempt / 64)
-        )
+        scaled = std * 2 ** (attempt / 64)
+        latent[:, wrong] = latent_weights(plus[:, wrong], exponents[wrong], scaled)
         wrong = np.zeros(channels, bool)
         for dtype in {variable.dtype.name, stored.compute_dtype}:
             wrong |= (stored.quantize(latent, dtype) != expected).any(axis=0)
@@ -158,6 +161,55 @@ def unpack(name: str, stored: StoredTensor, rows: np.ndarray, std: np.float32) -
             return latent.reshape(variable.shape)
     raise ValueError(
         f"{name}: no latent weights give the signs and exponents of output channels "
-        f"{np.flatnonzero(wrong)[:5].tolist()} ({wrong.sum()} in all); they cannot come from "
-        "trained weights, take a file that save_weights wrote"
+        f"{np.flatnonzero(wrong)[:5].tolist()} ({wrong.sum()} in all); use a file that "
+        "save_weights wrote"
     )
+
+
+def latent_weights(plus: np.ndarray, exponents: np.ndarray, std) -> np.ndarray:
+    """Returns latent weights that Libra-PB quantizes to given signs and exponents, where possible.
+
+    Let p weights be positive and q negative, with mean 0, and the magnitudes of each side sum to
+    1. Let r be the sum of all squares. Then std = sqrt(r / (n - 1)) and mean|w_std| = 2 / n / std.
+    Equal magnitudes give the smallest r, 1/p + 1/q, hence the largest exponent. One weight with
+    all the magnitude of its side gives the largest r, 2. In between, a share `theta` of the
+    magnitude goes to k heavy weights of each side and the rest is spread evenly, which gives
+    r = 1/p + 1/q + theta**2 * (1/k_p - 1/p + 1/k_q - 1/q).
+
+    Args:
+        plus: Signs, bool [n, channels]. Channels of one sign become 0, a constant channel.
+        exponents: Exponents s, int [channels].
+        std: Standard deviation of each channel's latent weights.
+
+    Returns:
+        float64 [n, channels].
+    """
+    n = len(plus)
+    p = np.maximum(plus.sum(0), 1)
+    q = np.maximum(n - plus.sum(0), 1)
+    smallest = 1 / p + 1 / q
+
+    def of_magnitude(x):  # r from mean|w_std|
+        return (n - 1) * (2 / (n * x)) ** 2
+
+    # The middle of the reachable values of log2(mean|w_std|) between s - 1/2 and s + 1/2.
+    low = np.maximum(of_magnitude(np.exp2(exponents + 0.5)), smallest)
+    high = np.minimum(of_magnitude(np.exp2(exponents - 0.5)), 2)
+    r = np.clip(np.sqrt(low * high), smallest, 2)
+
+    # As many heavy weights as leave half of the magnitude to the others, which keep their signs.
+    k_p, k_q = np.ones_like(p), np.ones_like(q)
+    for heavy_share in 2.0 ** -np.arange(12, -0.5, -0.5):
+        many_p = np.maximum(1, (p * heavy_share).astype(int))
+        many_q = np.maximum(1, (q * heavy_share).astype(int))
+        enough = (r - smallest) * 4 <= 1 / many_p + 1 / many_q - smallest
+        k_p, k_q = np.where(enough, many_p, k_p), np.where(enough, many_q, k_q)
+    room = 1 / k_p + 1 / k_q - smallest
+    theta = np.sqrt(np.divide(r - smallest, room, out=np.zeros_like(r), where=room > 0))
+
+    count, k = np.where(plus, p, q), np.where(plus, k_p, k_q)
+    rank = np.where(plus, plus.cumsum(0), (~plus).cumsum(0))  # 1 to count, on each side
+    heavy = rank * k // count > (rank - 1) * k // count  # k of them, evenly apart
+    magnitude = (1 - theta) / count + heavy * theta / k
+    varied = plus.any(0) & ~plus.all(0)
+    return np.where(plus, 1, -1) * magnitude * (varied * std * np.sqrt((n - 1) / r))
