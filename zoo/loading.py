@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
-import json
 import os
 
 import irnet_tf
 from irnet_tf import weights as weight_files
 from irnet_tf._utils import nearest
 from irnet_tf.layers import Preprocess
-from irnet_tf.model_config import BUILDERS, ModelConfig, get_model_config, set_model_config
+from irnet_tf.model_config import (
+    BUILDERS,
+    WEIGHTS_FIELDS,
+    ModelConfig,
+    get_model_config,
+    set_model_config,
+)
 from irnet_tf.weights import WeightsFile
 import larq as lq
 import tensorflow as tf
@@ -20,15 +25,9 @@ from zoo.download import fetch
 from zoo.registry import Entry, info, list_models
 
 _HEAD = ("num_classes", "include_top")  # a difference in these makes a new classifier
-_OF_WEIGHTS = ("recipe", "data", "seed", "results", "training", "initialized_from")
 # Arguments that may differ from the file's without changing the meaning of its weights.
 _FREE = (*_HEAD, "input_shape", "input_tensor", "classifier_activation", "name")
 _DEFAULT_QUANTIZERS = {"kernel_quantizer": "libra_pb", "input_quantizer": "ede_sign"}
-
-# Limits for the networks of weights files, which may be hostile.
-_MAX_NUMBER = 1 << 16
-_MAX_SIDE = 1024
-_MAX_PIXELS_TIMES_CLASSES = 1 << 27
 
 
 def load(
@@ -72,7 +71,9 @@ def load(
         irnet_tf.set_ede(model, _last_t(config))
     elif entry is None:
         file = weight_files.read(name_or_path)
-        model = _build_from(file, _config_of(file), builder_arguments)
+        _config_of(file)
+        model = weight_files.build_model(file, **builder_arguments)
+        model = _adapted(model, builder_arguments)
     elif weights is None:
         model = _build(entry.config, builder_arguments)
     else:
@@ -119,9 +120,7 @@ def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
         )
     images = tf.keras.layers.Input((None, None, 3), name="images")
     x = Preprocess(**config.preprocessing.to_dict(), name="preprocessing")(images)
-    whole = set_model_config(tf.keras.Model(images, model(x), name=model.name), config)
-    weight_files.remember_alike(whole, model)
-    return whole
+    return set_model_config(tf.keras.Model(images, model(x), name=model.name), config)
 
 
 def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
@@ -154,7 +153,7 @@ def _find(name, weights) -> tuple[Entry | None, str | os.PathLike | None]:
 
 def _config_of(file: WeightsFile, entry: Entry | None = None) -> ModelConfig:
     """The model config of a file, which must be of the entry's network if one is given."""
-    config = file.description
+    config = file.model_config
     if config is None:
         raise ValueError(
             f"{file.path} has no model config (builder, arguments, classes, preprocessing): build "
@@ -227,11 +226,14 @@ def _last_t(config: ModelConfig) -> float:
 
 def _build(config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
     """The network with random weights and a model config without facts about trained ones."""
-    model = config.build(**arguments)
+    return _adapted(config.build(**arguments), arguments)
+
+
+def _adapted(model: tf.keras.Model, arguments: Mapping) -> tf.keras.Model:
     made = get_model_config(model)
     if made is None:
         return model
-    changes = dict.fromkeys(_OF_WEIGHTS)
+    changes = dict.fromkeys(WEIGHTS_FIELDS)
     if made.preprocessing is not None and "input_shape" in arguments:
         height, width, channels = model.input_shape[1:]
         size = height or width or made.preprocessing.size
@@ -244,72 +246,17 @@ def _build(config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
     return set_model_config(model, dataclasses.replace(made, **changes))
 
 
-def _build_from(file: WeightsFile, config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
-    """The network of a file, which may be hostile, with random weights."""
-    try:
-        _check_limits(config, len(file.tensors))
-        model = _build(config, arguments)
-    except ValueError as error:
-        raise ValueError(f"{file.path}: {error}") from error
-    except Exception as error:  # Keras raises many types for invalid arguments
-        message = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{file.path}: its network cannot be built ({type(error).__name__}: {message})"
-        ) from error
-    classes, outputs = config.classes, model.output_shape[-1]
-    top = config.arguments.get("include_top", True)
-    if classes and top and len(classes) != outputs == config.arguments.get("num_classes", outputs):
-        raise ValueError(f"{file.path} names {len(classes)} classes for {outputs} outputs")
-    return model
-
-
-def _check_limits(config: ModelConfig, tensors: int) -> None:
-    def check(name, value, limit):
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(item, dict):
-                _check_quantizer(name, item)
-            elif isinstance(item, (int, float)) and not abs(item) <= limit:
-                raise ValueError(f"{name} is {item!r:.50}, the limit is {limit}")
-
-    arguments = config.arguments
-    for name, value in arguments.items():
-        check(name, value, {"depth": tensors, "input_shape": _MAX_SIDE}.get(name, _MAX_NUMBER))
-    if config.preprocessing is not None:
-        check("preprocessing.size", config.preprocessing.size, _MAX_SIDE)
-    shape, classes = arguments.get("input_shape") or (224, 224, 3), arguments.get("num_classes")
-    if not isinstance(shape, (list, tuple)) or len(shape) != 3:
-        raise ValueError(f"input_shape must be height, width and channels, got {shape!r}")
-    if not (shape[0] or 1) * (shape[1] or 1) * (classes or 1000) <= _MAX_PIXELS_TIMES_CLASSES:
-        raise ValueError(f"input_shape {shape} with {classes} classes is too large")
-
-
-def _check_quantizer(name, value):
-    """Raises ValueError unless an object in a file is a quantizer: Keras imports what it names."""
-    kind, config = value.get("class_name"), value.get("config")
-    known = {**vars(lq.quantizers), **tf.keras.utils.get_custom_objects()}
-    made = known.get(kind) if isinstance(kind, str) else None
-    nested = json.dumps(config)[1:-1] if isinstance(config, dict) else "{"
-    is_quantizer = isinstance(made, type) and issubclass(made, lq.quantizers.Quantizer)
-    if value.keys() != {"class_name", "config"} or not is_quantizer or "{" in nested:
-        raise ValueError(f"{name} is {value!r:.100}, not a quantizer of Larq or irnet_tf")
-    limits = {"k_bit": 32, "channel_axes": 4}
-    for key, item in config.items():
-        if isinstance(item, (int, float)) and not abs(item) <= limits.get(key, _MAX_NUMBER):
-            raise ValueError(f"{name} has {key} {item!r:.50}, which is too large")
-
-
 def _restore(file: WeightsFile, config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
     """The network of a file with its weights, except for layers that the arguments change."""
     _check_arguments(file.path, arguments, config)
 
     def restored(arguments):
-        model = _build_from(file, config, arguments)
+        model = _adapted(weight_files.build_model(file, **arguments), arguments)
         weight_files.load_weights(model, file)
         made = get_model_config(model)
         if made is not None:
-            facts = {name: getattr(config, name) for name in _OF_WEIGHTS}
+            facts = {name: getattr(config, name) for name in WEIGHTS_FIELDS}
             set_model_config(model, dataclasses.replace(made, **facts))
-            weight_files.remember_loaded(model, file)
         return model
 
     model = restored({})
