@@ -44,8 +44,8 @@ resnet20_bireal_1w1a = register(
     paper=(0.865,),
     weights=Weights(
         "cifar10_resnet20_bireal_1w1a.safetensors",
-        "ee6881cb19d3a36d3baf71c2ee474159bc0ebb4b3ecb2160dbd1464f8fe10de6",
-        55_456,
+        "35ade41cf71bfe5290262a2dbed415e634a8fd4fd31a7f977bbd651e7ee9be7d",
+        55_360,
     ),
 )
 resnet20_bireal_fp = register_full_precision(
@@ -53,8 +53,8 @@ resnet20_bireal_fp = register_full_precision(
     recipes={"fast": _FAST.replace(epochs=150)},
     weights=Weights(
         "cifar10_resnet20_bireal_fp.safetensors",
-        "73ebb7d0c40d16a9cad2147700824e3fec7cee9bec1711478278b2f6c8ccd0e5",
-        1_090_408,
+        "04ed8fa1de433a9f9bb833da72deab19d4564f719a13e58eb53c5526a3e4434c",
+        1_090_312,
     ),
 )
 resnet20_normal_1w1a = register(
@@ -67,8 +67,8 @@ resnet20_normal_1w1a = register(
     paper=(0.854,),
     weights=Weights(
         "cifar10_resnet20_normal_1w1a.safetensors",
-        "34480b3ab17ec86b717214b32231c464d303db94cc36727af5bc129aff1ca981",
-        55_464,
+        "30ce4e93513b09ff926d79c78a451130d40762b1fc160871fa3b96a78a9c58da",
+        55_360,
     ),
 )
 resnet20_normal_1w32a = register(
@@ -81,8 +81,8 @@ resnet20_normal_1w32a = register(
     paper=(0.908,),
     weights=Weights(
         "cifar10_resnet20_normal_1w32a.safetensors",
-        "7660075d7e90ca925de0d2e14f5f9ef14ddca6ee83177974b6ae1ddb259f4d91",
-        55_488,
+        "4f3673fb1aefe8e2b63d7f62389d553da45584b9b83ae5bbec93a2cc64387cd6",
+        55_384,
     ),
 )
 resnet20_normal_fp = register_full_precision("cifar10/resnet20_normal_1w32a", paper=(0.917,))
@@ -96,8 +96,8 @@ vgg_small_1w1a = register(
     paper=(0.904,),
     weights=Weights(
         "cifar10_vgg_small_1w1a.safetensors",
-        "0b34d927d8a2be71a6e96dd1c48c20aa6c029a19490b68cff72ed5eddb83004a",
-        945_836,
+        "eedd3923ae77b2fafdfd20780fb132a33399f1c67ebff8f03c367df402959e2d",
+        945_732,
     ),
 )
 vgg_small_fp = register_full_precision("cifar10/vgg_small_1w1a", paper=(0.917,))
@@ -111,8 +111,8 @@ resnet18_normal_1w1a = register(
     paper=(0.915,),
     weights=Weights(
         "cifar10_resnet18_normal_1w1a.safetensors",
-        "969f8dfd184db24a89ce55d0a66730c95dd6e69951741e9c60b356f5f02ff981",
-        2_182_952,
+        "3d38f0098628a4f6e1a963412f3474e3ec1c5faf019d481f870adfd3372d9b34",
+        2_182_856,
     ),
 )
 resnet18_normal_fp = register_full_precision("cifar10/resnet18_normal_1w1a", paper=(0.930,))

@@ -23,8 +23,8 @@ resnet20_bireal_1w1a = register(
     preprocessing=DIGITS,
     weights=Weights(
         "digits_resnet20_bireal_1w1a.safetensors",
-        "83c6ba125b4393d1888081781826661fcf085aa62e9222a3c7e26b97c0114ec4",
-        55_392,
+        "8554e04141e9897d224e93e262121a2eddff2d01282d08a456dd204be07aa641",
+        55_288,
     ),
 )
 resnet20_bireal_fp = register_full_precision("digits/resnet20_bireal_1w1a")

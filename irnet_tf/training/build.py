@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from irnet_tf._compat import layers_from_zero
 from irnet_tf.data import Data
-from irnet_tf.model_config import get_model_config, set_model_config
-from irnet_tf.weights import packed_size, remember_alike
+from irnet_tf.weights import packed_size
 import tensorflow as tf
 
 
@@ -53,10 +52,6 @@ def synchronise_batch_norm(model: tf.keras.Model) -> tf.keras.Model:
 
     copy = tf.keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
-    config = get_model_config(model)
-    if config:
-        set_model_config(copy, config)
-        remember_alike(copy, model)
     return copy
 
 

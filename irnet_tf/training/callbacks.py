@@ -211,7 +211,7 @@ class RunLogger(tf.keras.callbacks.Callback):
         batch_size: Global batch size, for `images_per_second`.
         title: Title of the curves.
         checkpoints: Saves model and optimizer; `checkpoints.rows` are the rows of earlier epochs.
-        metadata: Returns the metadata of a weights file, given the epoch's row of metrics.csv.
+        add_results: Adds the epoch's row of metrics.csv to the model config.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class RunLogger(tf.keras.callbacks.Callback):
         batch_size: int = 0,
         title: str = "",
         checkpoints: Checkpoints | None = None,
-        metadata: Callable[[dict], dict] = lambda row: {},
+        add_results: Callable[[dict], None] = lambda row: None,
     ):
         super().__init__()
         self.rows = list(checkpoints.rows) if checkpoints else []
@@ -229,7 +229,7 @@ class RunLogger(tf.keras.callbacks.Callback):
         self._batch_size = batch_size
         self._title = title
         self._checkpoints = checkpoints
-        self._metadata = metadata
+        self._add_results = add_results
 
     def on_train_begin(self, logs=None):
         self._run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -280,7 +280,8 @@ class RunLogger(tf.keras.callbacks.Callback):
 
     def _save_weights(self, path):
         with self._explained():
-            weights.save_weights(self.model, path, self._metadata(self.rows[-1]))
+            self._add_results(self.rows[-1])
+            weights.save_weights(self.model, path)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from irnet_tf.data import Data
 from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.weights import loaded_from
 import tensorflow as tf
 
 
@@ -33,7 +32,7 @@ def identity_of(
         "recipe": dataclasses.asdict(recipe),
         **options,
         "mixed_precision": recipe.mixed_precision,
-        "initialized_from": loaded_from(model) or (config and config.initialized_from),
+        "initialized_from": config and (config.file_sha256 or config.initialized_from),
         "preprocessing": preprocessing.to_dict(),
         "data": {
             "name": data.name,
@@ -75,14 +74,11 @@ def recipe_of(identity: dict) -> Recipe:
 
 def add_results(
     model: tf.keras.Model, identity: dict, preprocessing: Preprocessing, row: dict
-) -> dict:
+) -> None:
     """Adds the run and the results of an epoch to the model config.
 
     Args:
         row: The epoch's row of metrics.csv.
-
-    Returns:
-        Metadata for the weights file.
     """
     config = get_model_config(model)
     if config is not None:
@@ -97,16 +93,10 @@ def add_results(
             initialized_from=identity["initialized_from"],
             results={name: row[f"test_{name}"] for name in ("accuracy", "top5", "loss")},
             training={"epoch": row["epoch"], **{name: identity[name] for name in options}},
+            file_sha256=None,
+            tensors_sha256=None,
         )
         set_model_config(model, config)
-    names = ("network", "arguments", "seed", "ede", "mixed_precision", "data")
-    return {
-        **{name: identity[name] for name in names},
-        "epochs": identity["recipe"]["epochs"],
-        "epoch": row["epoch"],
-        "accuracy": row["test_accuracy"],
-        "top5": row["test_top5"],
-    }
 
 
 def summary(

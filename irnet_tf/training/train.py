@@ -163,7 +163,7 @@ def _fit(
         batch_size=min(recipe.batch_size, data.train.num_examples),
         title=f"{identity['network']} on {data.name}",
         checkpoints=checkpoints,
-        metadata=lambda row: add_results(model, identity, preprocessing, row),
+        add_results=lambda row: add_results(model, identity, preprocessing, row),
     )
     stop = StopOnSignal()
     stack.callback(stop.restore_handlers)
