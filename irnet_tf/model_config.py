@@ -25,8 +25,7 @@ WEIGHTS_FIELDS = (
 )  # fmt: skip
 
 # Bounds for numbers in a config, which may come from a file of unknown origin.
-_BOUNDS = {"arguments": 1 << 16, "preprocessing": 4096}
-_BOUND = 1 << 53
+_MAX_ARGUMENT, _MAX_NUMBER = 1 << 16, 1 << 53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +138,7 @@ class ModelConfig:
         if unknown := sorted(set(values) - set(names)):
             raise ValueError(f"a model config has {', '.join(names)}, not {', '.join(unknown)}")
         for name, value in values.items():
-            _check_numbers(name, value, _BOUNDS.get(name, _BOUND))
+            _check_numbers(name, value, _MAX_ARGUMENT if name == "arguments" else _MAX_NUMBER)
         values = dict(values)
         if values.get("preprocessing") is not None:
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
