@@ -211,18 +211,16 @@ def as_markdown(groups: Sequence[Group]) -> str:
 def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     """Draw test accuracy and training loss over epochs, to `path`.png and `path`.svg.
 
-    A line is the mean over seeds; its band reaches from the lowest to the highest value.
+    A line is the mean over seeds, its band the range.
     """
     figure = plotting.new(11, 4.6 + 0.22 * len(groups))
     if title:
         figure.suptitle(title)
     accuracy, loss = figure.subplots(1, 2)
-    rows = [group.row() for group in groups]
-    varying = [n for n in ("network", "changed") if len({row[n] for row in rows}) > 1] or ["run"]
-    for i, (group, row) in enumerate(zip(groups, rows)):
-        seeds = f"({len(group.runs)} seed{'s' if len(group.runs) > 1 else ''})"
-        label = ", ".join(row[name] for name in varying if row[name]) or row["run"]
-        label = textwrap.fill(f"{label} {seeds}", 100)
+    for i, group in enumerate(groups):
+        row, seeds = group.row(), len(group.runs)
+        label = ", ".join(filter(None, (row["network"], row["changed"]))) or row["run"]
+        label = textwrap.fill(f"{label} ({seeds} seed{'s' if seeds > 1 else ''})", 100)
         for axes, column, factor in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
             _curve(axes, group, column, factor, i, label)
     accuracy.set_ylabel("test accuracy, %")
