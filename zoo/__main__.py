@@ -8,7 +8,7 @@ import math
 import os
 import sys
 
-__drops_chatter__ = True  # hides TensorFlow's start-up lines, see irnet_tf._chatter
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up messages
 
 _COMMANDS = {
     "list": "networks as a table (the default command)",

@@ -23,8 +23,6 @@ import threading
 import numpy as np
 from zoo.images import image_files, read_image, rgb_batches
 
-__drops_chatter__ = True  # hides TensorFlow's start-up lines, see irnet_tf._chatter
-
 
 class Runner:
     """An exported network on this machine. Threads that share one take turns.
@@ -285,4 +283,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up messages
     main()
