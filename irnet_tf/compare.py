@@ -24,7 +24,7 @@ import textwrap
 
 from irnet_tf import plotting
 from irnet_tf._utils import write_atomically
-from irnet_tf.training.run_dir import best_row, read_metrics
+from irnet_tf.training.run_dir import best_row, flatten, read_metrics
 
 _WIDTH = 120
 _CELL = 40
@@ -115,7 +115,7 @@ def read_run(path) -> Run:
         if "identity" not in config:  # a run of `fit`
             return Run(folder.name, "", "", None, {}, rows)
         identity = config["identity"]
-        settings = {k: v for k, v in _flat(identity).items() if k not in _NOT_SETTINGS}
+        settings = {k: v for k, v in flatten(identity).items() if k not in _NOT_SETTINGS}
         network, data = identity["network"], identity["data"]["name"]
         shipped = result.get("shipped", {}).get("accuracy")
         return Run(folder.name, network, data, identity["seed"], settings, rows, shipped)
@@ -222,7 +222,8 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
         label = ", ".join(filter(None, (row["network"], row["changed"]))) or row["run"]
         label = textwrap.fill(f"{label} ({seeds} seed{'s' if seeds > 1 else ''})", 100)
         for axes, column, factor in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
-            _curve(axes, group, column, factor, i, label)
+            series = [[factor * row[column] for row in run.rows] for run in group.runs]
+            plotting.mean_and_range(axes, series, i, label)
     accuracy.set_ylabel("test accuracy, %")
     loss.set_ylabel("training loss, nats (log scale)")
     loss.set_yscale("log")
@@ -234,22 +235,6 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     handles, names = accuracy.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", frameon=False, handlelength=4)
     return plotting.save(figure, path)
-
-
-def _curve(axes, group, column, factor, i, label):
-    length = max(len(run.rows) for run in group.runs)
-    epochs = range(1, length + 1)
-    values = [
-        [factor * run.rows[e][column] for run in group.runs if e < len(run.rows)]
-        for e in range(length)
-    ]
-    style = plotting.style(i)
-    every = max(1, length // 10)
-    means = [statistics.mean(v) for v in values]
-    axes.plot(epochs, means, label=label, markersize=5, markevery=(i % every, every), **style)
-    if len(group.runs) > 1:
-        low, high = [min(v) for v in values], [max(v) for v in values]
-        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
@@ -289,16 +274,6 @@ def _mean(values, digits: int = 2) -> str:
 def _span(values) -> str:
     low, high = int(min(values)), int(max(values))
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _flat(values: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value and "class_name" not in value:
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def main(argv=None) -> None:

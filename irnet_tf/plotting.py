@@ -30,6 +30,25 @@ def new(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def mean_and_range(axes, series, i: int, label: str) -> None:
+    """Draw the mean of several series over epochs, from 1, and a band from lowest to highest.
+
+    Args:
+        axes: Matplotlib axes.
+        series: Lists of values, one per run; they may differ in length.
+        i: Index of the line style.
+        label: Label of the line.
+    """
+    length = max(map(len, series))
+    values = [[run[epoch] for run in series if epoch < len(run)] for epoch in range(length)]
+    epochs, every, line = range(1, length + 1), max(1, length // 10), style(i)
+    means = [sum(v) / len(v) for v in values]
+    axes.plot(epochs, means, label=label, markersize=5, markevery=(i % every, every), **line)
+    if len(series) > 1:
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        axes.fill_between(epochs, low, high, color=line["color"], alpha=0.15, linewidth=0)
+
+
 def plain_log_ticks(axis) -> None:
     """Labels a logarithmic axis with plain numbers: 1, 2 and 5 of each decade.
 

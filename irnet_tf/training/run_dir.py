@@ -138,7 +138,7 @@ class RunDir:
                 f"output_dir {str(self.path)!r} lacks the config.json that the chief worker has "
                 "written; it must be a folder that all workers share"
             )
-        found, wanted = _flat(config["identity"]), _flat(json.loads(json.dumps(identity)))
+        found, wanted = flatten(config["identity"]), flatten(json.loads(json.dumps(identity)))
         if different := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
             changes = [f"{k}: {found.get(k)!r}, now {wanted.get(k)!r}" for k in different]
             raise ValueError(
@@ -220,9 +220,10 @@ def best_row(rows: list[dict]) -> dict:
     return max(rows, key=lambda row: row["test_accuracy"])
 
 
-def _flat(values: Mapping, prefix: str = "") -> dict:
+def flatten(values: Mapping, prefix: str = "") -> dict:
+    """Nested values by dotted names; a quantizer's Keras configuration is one value."""
     flat = {}
     for name, value in values.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+        nested = isinstance(value, Mapping) and value and "class_name" not in value
+        flat |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
