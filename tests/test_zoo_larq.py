@@ -151,9 +151,9 @@ def test_what_cannot_be_exported_is_refused_by_its_layers_name(network, suffix, 
 def test_arguments():
     for arguments, match in (
         ({"kernel_quantizer": "libra"}, "did you mean libra_pb"),
-        ({"num_classes": 0}, "num_classes must be"),
-        ({"input_shape": (32, 32)}, "input_shape must be"),
-        ({"input_shape": (8, 8, 3)}, "cannot be built for input_shape"),
+        ({"num_classes": 0}, "cannot be built with .*num_classes.: 0"),
+        ({"input_shape": (32, 32)}, "cannot be built with"),
+        ({"input_shape": (8, 8, 3)}, "cannot be built with"),
         ({"padding": "same"}, "has no argument 'padding'"),
     ):
         with pytest.raises(ValueError, match=match):

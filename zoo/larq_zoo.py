@@ -56,10 +56,6 @@ def build(
     Raises:
         ValueError: For an invalid argument.
     """
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-        raise ValueError(f"num_classes must be a positive integer, got {num_classes!r}")
-    if input_shape is not None and (len(tuple(input_shape)) != 3 or tuple(input_shape)[2] != 3):
-        raise ValueError(f"input_shape must be (height, width, 3), got {input_shape!r}")
     input_shape = input_shape and tuple(input_shape)
     quantizers = {"kernel_quantizer": kernel_quantizer, "input_quantizer": input_quantizer}
     quantizers = {key: value for key, value in quantizers.items() if value is not None}
@@ -71,9 +67,7 @@ def build(
         with numbering:
             model = factory(**arguments, input_tensor=input_tensor, weights=None).build()
     except Exception as error:
-        raise ValueError(
-            f"{network} cannot be built for input_shape {input_shape!r}: {error}"
-        ) from error
+        raise ValueError(f"{network} cannot be built with {arguments}: {error}") from error
     if name is not None:
         model = rename(model, name)
         arguments["name"] = name
