@@ -121,7 +121,7 @@ def test_the_bin_file_must_be_that_of_the_xml_file(folder, tmp_path):
         with pytest.raises(ValueError, match=r"net.bin has not the SHA-256 \w{64}"):
             Runner(path)
     path.with_suffix(".bin").unlink()
-    with pytest.raises(ValueError, match="net.xml cannot be read with net.bin beside it"):
+    with pytest.raises(FileNotFoundError, match="net.bin"):
         Runner(path)
 
 

@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 import sys
 import threading
+from xml.etree import ElementTree
 
 import numpy as np
 from zoo.images import image_files, read_image, rgb_batches
@@ -159,18 +160,17 @@ def _load_openvino(path, threads, batch_size):
         import openvino
     except ImportError as error:
         raise ImportError(f"{path} needs openvino: pip install openvino") from error
+    try:
+        facts = json.loads(ElementTree.parse(path).find("rt_info/irnet_tf").get("value"))
+    except (ElementTree.ParseError, AttributeError, TypeError, ValueError):
+        facts = None
+    _check_facts(path, facts)  # before OpenVINO reads the .bin
     core = openvino.Core()
     try:
         model = core.read_model(path)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} cannot be read with {path.with_suffix('.bin').name} beside it: "
-            f"{str(error).strip().splitlines()[-1]}"
-        ) from error
-    facts = {}
-    if model.has_rt_info(["irnet_tf"]):
-        facts = json.loads(model.get_rt_info(["irnet_tf"]).astype(str))
-    _check_facts(path, facts)
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(f"{path} cannot be read: {reason}") from error
     shape = model.input(0).get_partial_shape()
     shape[0] = batch_size
     model.reshape(shape)
