@@ -25,15 +25,20 @@ def run(tmp_path, monkeypatch):
     for folder in ("PACKAGE_FOLDER", "RESULTS"):
         (tmp_path / folder).mkdir()
         monkeypatch.setattr(module, folder, tmp_path / folder)
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights.csv")
+    (tmp_path / "weights.csv").write_text("network,size,sha256\nx/y,3,abc\n")
     return run
 
 
 def test_a_run_is_shipped_with_the_accuracy_that_loading_it_gives(run, tmp_path):
-    weights = module.ship(run)
-    path = tmp_path / "PACKAGE_FOLDER" / f"{NAME}.safetensors"
+    path = module.ship(run)
+    assert path == tmp_path / "PACKAGE_FOLDER" / f"{NAME}.safetensors"
     content = path.read_bytes()
-    assert (weights.file, weights.size) == (path.name, len(content))
-    assert weights.sha256 == hashlib.sha256(content).hexdigest()
+    assert (tmp_path / "weights.csv").read_text().splitlines() == [
+        "network,size,sha256",
+        f"digits/resnet20_bireal_1w1a,{len(content)},{hashlib.sha256(content).hexdigest()}",
+        "x/y,3,abc",
+    ]
     # 356 of 360 are right, as README says of this network.
     assert find_model_config(path).results["accuracy"] == pytest.approx(356 / 360)
     assert find_model_config(path).recipe["epochs"] == 40

@@ -196,7 +196,7 @@ def _export(options):
 def _ship(options):
     from zoo.ship import ship
 
-    print(f"put into the network's entry:\n    weights={ship(options.run, options.data_dir)}")
+    print(f"written: {ship(options.run, options.data_dir)}")
 
 
 def _sizes(options):

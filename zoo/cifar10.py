@@ -3,7 +3,7 @@
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.preprocessing import CIFAR10
 from irnet_tf.training import Recipe
-from zoo.registry import Weights, register, register_full_precision
+from zoo.registry import register, register_full_precision
 
 # The authors' recipes.
 _RESNET20_1W32A = Recipe(
@@ -42,20 +42,10 @@ resnet20_bireal_1w1a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST.replace(epochs=300)},
     paper=(0.865,),
-    weights=Weights(
-        "cifar10_resnet20_bireal_1w1a.safetensors",
-        "35ade41cf71bfe5290262a2dbed415e634a8fd4fd31a7f977bbd651e7ee9be7d",
-        55_360,
-    ),
 )
 resnet20_bireal_fp = register_full_precision(
     "cifar10/resnet20_bireal_1w1a",
     recipes={"fast": _FAST.replace(epochs=150)},
-    weights=Weights(
-        "cifar10_resnet20_bireal_fp.safetensors",
-        "04ed8fa1de433a9f9bb833da72deab19d4564f719a13e58eb53c5526a3e4434c",
-        1_090_312,
-    ),
 )
 resnet20_normal_1w1a = register(
     "cifar10/resnet20_normal_1w1a",
@@ -65,11 +55,6 @@ resnet20_normal_1w1a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST},
     paper=(0.854,),
-    weights=Weights(
-        "cifar10_resnet20_normal_1w1a.safetensors",
-        "30ce4e93513b09ff926d79c78a451130d40762b1fc160871fa3b96a78a9c58da",
-        55_360,
-    ),
 )
 resnet20_normal_1w32a = register(
     "cifar10/resnet20_normal_1w32a",
@@ -79,11 +64,6 @@ resnet20_normal_1w32a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST},
     paper=(0.908,),
-    weights=Weights(
-        "cifar10_resnet20_normal_1w32a.safetensors",
-        "4f3673fb1aefe8e2b63d7f62389d553da45584b9b83ae5bbec93a2cc64387cd6",
-        55_384,
-    ),
 )
 resnet20_normal_fp = register_full_precision("cifar10/resnet20_normal_1w32a", paper=(0.917,))
 vgg_small_1w1a = register(
@@ -94,11 +74,6 @@ vgg_small_1w1a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST_VGG_SMALL},
     paper=(0.904,),
-    weights=Weights(
-        "cifar10_vgg_small_1w1a.safetensors",
-        "eedd3923ae77b2fafdfd20780fb132a33399f1c67ebff8f03c367df402959e2d",
-        945_732,
-    ),
 )
 vgg_small_fp = register_full_precision("cifar10/vgg_small_1w1a", paper=(0.917,))
 resnet18_normal_1w1a = register(
@@ -109,10 +84,5 @@ resnet18_normal_1w1a = register(
     preprocessing=CIFAR10,
     recipes={"fast": _FAST_RESNET18},
     paper=(0.915,),
-    weights=Weights(
-        "cifar10_resnet18_normal_1w1a.safetensors",
-        "3d38f0098628a4f6e1a963412f3474e3ec1c5faf019d481f870adfd3372d9b34",
-        2_182_856,
-    ),
 )
 resnet18_normal_fp = register_full_precision("cifar10/resnet18_normal_1w1a", paper=(0.930,))

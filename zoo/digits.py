@@ -3,7 +3,7 @@
 from irnet_tf.models import cifar_resnet
 from irnet_tf.preprocessing import DIGITS
 from irnet_tf.training import Recipe
-from zoo.registry import Weights, register, register_full_precision
+from zoo.registry import register, register_full_precision
 
 # Chosen to end within minutes on two cores.
 _RECIPE = Recipe(
@@ -21,10 +21,5 @@ resnet20_bireal_1w1a = register(
     {"depth": 20, "structure": "bireal"},
     _RECIPE,
     preprocessing=DIGITS,
-    weights=Weights(
-        "digits_resnet20_bireal_1w1a.safetensors",
-        "8554e04141e9897d224e93e262121a2eddff2d01282d08a456dd204be07aa641",
-        55_288,
-    ),
 )
 resnet20_bireal_fp = register_full_precision("digits/resnet20_bireal_1w1a")

@@ -21,6 +21,7 @@ from zoo import FAMILIES
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = Path(__file__).parent / "sizes.csv"  # written by `python -m zoo sizes`
+WEIGHTS = Path(__file__).parent / "weights.csv"  # written by `python -m zoo ship`
 
 _entries: dict[str, Entry] = {}
 
@@ -51,7 +52,6 @@ class Entry:
         preprocessing: Preprocessing of the network's images.
         recipes: Recipes by name: `"paper"`, and others such as `"fast"`.
         paper: Top-1 (and top-5) accuracy in the paper, as fractions; None if it has none.
-        weights: Trained weights; None if there are none yet.
         bits: Bits of weights and activations of the binary layers, such as `"1/32"`.
         pretrained: Function that downloads the network with larq-zoo's weights.
         output: `"logits"` or `"probabilities"`.
@@ -63,7 +63,6 @@ class Entry:
     preprocessing: Preprocessing
     recipes: Mapping[str, Recipe]
     paper: tuple[float, ...] | None = None
-    weights: Weights | None = None
     bits: str = "1/1"
     pretrained: Callable | None = None
     output: str = "logits"
@@ -72,6 +71,13 @@ class Entry:
     def recipe(self) -> Recipe:
         """The paper's recipe."""
         return self.recipes["paper"]
+
+    @property
+    def weights(self) -> Weights | None:
+        """The trained weights; None if there are none yet."""
+        row = _table(WEIGHTS).get(self.name)
+        file = f"{self.name.replace('/', '_')}.safetensors"
+        return row and Weights(file, row["sha256"], int(row["size"]))
 
     @property
     def origin(self) -> str | None:
@@ -88,7 +94,7 @@ class Entry:
         `packed_size` (bytes of the tensors in a weights file), and `one_bit` and `float`
         operations per image, see `irnet_tf.analysis.operations`.
         """
-        return _sizes()[self.name]
+        return {name: int(value) for name, value in _table(SIZES)[self.name].items()}
 
     @property
     def config(self) -> ModelConfig:
@@ -135,7 +141,7 @@ def register(
         preprocessing: Preprocessing of the network's images.
         recipes: Other recipes, such as `{"fast": ...}`.
         bits: Bits of weights and activations, such as `"1/32"`; None: those of `arguments`.
-        **fields: `paper`, `weights`, `pretrained` and `output` of `Entry`.
+        **fields: `paper`, `pretrained` and `output` of `Entry`.
 
     Returns:
         The function that loads the network.
@@ -182,7 +188,7 @@ def register_full_precision(name: str, recipe: Recipe | None = None, **changes) 
     Args:
         name: Name of the binary network.
         recipe: The paper's recipe for the counterpart; None: that of the binary network.
-        **changes: `recipes`, `paper` and `weights` of `register`. Without `recipes` the
+        **changes: `recipes` and `paper` of `register`. Without `recipes` the
             counterpart has those of the binary network.
 
     Returns:
@@ -245,7 +251,6 @@ def _all() -> dict[str, Entry]:
 
 
 @functools.cache
-def _sizes() -> dict[str, dict[str, int]]:
-    with open(SIZES, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {row.pop("network"): {k: int(v) for k, v in row.items()} for row in rows}
+def _table(path: Path) -> dict[str, dict[str, str]]:
+    with open(path, newline="") as file:
+        return {row.pop("network"): row for row in csv.DictReader(file)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -15,10 +16,10 @@ from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import save_weights
 from zoo.download import PACKAGE_FOLDER
 from zoo.loading import load
-from zoo.registry import RESULTS, Weights
+from zoo.registry import RESULTS, WEIGHTS
 
 
-def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> Weights:
+def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> Path:
     """Copy a finished run into the package.
 
     Takes the weights of the last epoch, which no test image has selected. Their accuracy is
@@ -29,7 +30,7 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> W
         data_dir: Folder of the data, see `irnet_tf.data.load`.
 
     Returns:
-        The `weights` of the network's entry.
+        The path of the weights file in the package.
 
     Raises:
         ValueError: If the run is not finished or was trained on other data.
@@ -60,4 +61,12 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> W
     summary = {**json.loads((run / "result.json").read_text()), "shipped": results}
     write_atomically(folder / "result.json", json.dumps(summary, indent=2) + "\n")
     content = path.read_bytes()
-    return Weights(path.name, hashlib.sha256(content).hexdigest(), len(content))
+    with open(WEIGHTS, newline="") as file:
+        rows = {row[0]: row for row in csv.reader(file)}
+    rows[identity["network"]] = [
+        identity["network"], len(content), hashlib.sha256(content).hexdigest()
+    ]  # fmt: skip
+    header = rows.pop("network")
+    with open(WEIGHTS, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *sorted(rows.values())])
+    return path
