@@ -234,8 +234,9 @@ def test_batch_norm_is_per_replica_unless_synchronised(two_replicas, one_process
 def test_xla_on_several_replicas_ends_with_the_same_weights(tmp_path, two_replicas):
     [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile")
     assert values.keys() == two_replicas.keys()
+    # XLA fuses the augmentation, which is float32, with the network.
     for name, value in values.items():
-        np.testing.assert_allclose(value, two_replicas[name], rtol=0, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(value, two_replicas[name], rtol=0, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.slow

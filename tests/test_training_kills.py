@@ -137,13 +137,14 @@ def main(folder: Path, step: int) -> None:
     failures, kills = [], 0
     for kill_at in range(1, len(operations) + 1, step):
         killed = folder / f"killed{kill_at}"
-        kills += run(killed, kill_at)[0] == signal.SIGKILL
+        first, _ = run(killed, kill_at)
+        kills += first == signal.SIGKILL
         status, _ = run(killed)
         log = killed.with_suffix(".log").read_text()[-1000:]
         found = files_of(killed) if status == 0 else {}
         wrong = [name for name in expected if found.get(name) != expected[name]]
-        if wrong:
-            failures.append([operations[kill_at - 1], wrong, log])
+        if wrong or first != signal.SIGKILL:
+            failures.append([operations[kill_at - 1], first, wrong, log])
         shutil.rmtree(killed)
     print(json.dumps({"operations": len(operations), "kills": kills, "failures": failures}))
 
