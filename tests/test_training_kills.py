@@ -56,6 +56,7 @@ class _Killer:
             path = Path(manager.directory) / f"ckpt-{checkpoint_number}"
             for suffixes in ((".data-00000-of-00001",), (".data-00000-of-00001", ".index")):
                 if self.count(f"{path} {suffixes}"):
+                    path.parent.mkdir(exist_ok=True)
                     for suffix in suffixes:
                         Path(f"{path}{suffix}").write_bytes(b"")
                     os.kill(os.getpid(), signal.SIGKILL)
