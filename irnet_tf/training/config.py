@@ -123,7 +123,8 @@ data     {data.name}: {data.train.num_examples} training images, {data.test.num_
 images, {data.num_classes} classes
 images   {preprocessing}
 recipe   {recipe.epochs} epoch{"s" * (recipe.epochs > 1)}, batch {recipe.batch_size}, \
-learning rate {recipe.learning_rate:g} ({recipe.lr_schedule}), weight decay {recipe.weight_decay:g}, \
+learning rate {recipe.learning_rate:g} ({recipe.lr_schedule}), \
+weight decay {recipe.weight_decay:g}, \
 t {recipe.t_min:g} to {recipe.t_max:g}, augmentation {recipe.augmentation}
 weights  {source}
 devices  {replicas} {kind}{"s" * (replicas > 1)}, {precision}{", XLA" * jit_compile}"""
