@@ -19,10 +19,9 @@ from irnet_tf.model_config import (
     set_model_config,
 )
 from irnet_tf.weights import WeightsFile
-import larq as lq
 import tensorflow as tf
 from zoo.download import fetch
-from zoo.registry import Entry, info, list_models
+from zoo.registry import Entry, comparable_argument, info, list_models
 
 _HEAD = ("num_classes", "include_top")  # a difference in these makes a new classifier
 # Arguments that may differ from the file's without changing the meaning of its weights.
@@ -75,7 +74,7 @@ def load(
         model = weight_files.build_model(file, **builder_arguments)
         model = _adapted(model, builder_arguments)
     elif weights is None:
-        model = _build(entry.config, builder_arguments)
+        model = _adapted(entry.config.build(**builder_arguments), builder_arguments)
     else:
         model = _of_larq_zoo(entry, builder_arguments)
     if class_names is not None:
@@ -191,28 +190,15 @@ def _check_arguments(source, arguments: Mapping, config: ModelConfig) -> None:
             )
         found = config.arguments.get(name)
         found, value = (defaults[name] if v is None else v for v in (found, value))
-        if name not in _FREE and _comparable(name, found) != _comparable(name, value):
+        if name not in _FREE and comparable_argument(name, found) != comparable_argument(
+            name, value
+        ):
             problems.append(f"{name} is {found!r} in the file, but {value!r} was passed")
     if problems:
         raise ValueError(
             f"{source} contradicts the arguments: {'; '.join(problems)}. Leave them out, or pass "
             "another file"
         )
-
-
-def _comparable(name, value):
-    if isinstance(value, (list, tuple)):
-        return [_comparable("", item) for item in value]
-    if not name.endswith("_quantizer"):
-        return value
-    try:
-        quantizer = lq.quantizers.get(value)
-        config = quantizer.get_config()
-    except (ValueError, TypeError, AttributeError):
-        return value  # the builder reports the error
-    return type(quantizer).__name__, {
-        key: item for key, item in config.items() if key not in ("name", "t", "metrics")
-    }
 
 
 def _last_t(config: ModelConfig) -> float:
@@ -224,12 +210,8 @@ def _last_t(config: ModelConfig) -> float:
     return float(t)
 
 
-def _build(config: ModelConfig, arguments: Mapping) -> tf.keras.Model:
-    """The network with random weights and a model config without facts about trained ones."""
-    return _adapted(config.build(**arguments), arguments)
-
-
 def _adapted(model: tf.keras.Model, arguments: Mapping) -> tf.keras.Model:
+    """Removes facts about trained weights from the model config; adapts size and classes."""
     made = get_model_config(model)
     if made is None:
         return model
@@ -289,7 +271,7 @@ def _same_head(model, arguments):
 
 def _transfer(model, config, arguments, initialized_from):
     """The network that the arguments describe, with the model's weights up to the classifier."""
-    other = _build(config, arguments)
+    other = _adapted(config.build(**arguments), arguments)
     made = get_model_config(other)  # None if it is built on an input_tensor
     classifier = (made or get_model_config(model) or config).classifier
     if classifier is None and {**config.arguments, **arguments}.get("include_top", True):

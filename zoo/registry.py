@@ -17,6 +17,7 @@ from irnet_tf._utils import nearest
 from irnet_tf.model_config import BUILDERS, ModelConfig
 from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training import Recipe
+import larq as lq
 from zoo import FAMILIES
 
 RESULTS = Path(__file__).parent / "results"
@@ -254,3 +255,19 @@ def _all() -> dict[str, Entry]:
 def _table(path: Path) -> dict[str, dict[str, str]]:
     with open(path, newline="") as file:
         return {row.pop("network"): row for row in csv.DictReader(file)}
+
+
+def comparable_argument(name: str, value):
+    """A builder's argument in a form in which equal quantizers are equal."""
+    if isinstance(value, (list, tuple)):
+        return [comparable_argument("", item) for item in value]
+    if not name.endswith("_quantizer"):
+        return value
+    try:
+        quantizer = lq.quantizers.get(value)
+        config = quantizer.get_config()
+    except (ValueError, TypeError, AttributeError):
+        return value  # the builder reports the error
+    return type(quantizer).__name__, {
+        key: item for key, item in config.items() if key not in ("name", "t", "metrics")
+    }
