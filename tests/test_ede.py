@@ -95,15 +95,6 @@ def test_callback_without_arguments_takes_the_epochs_from_fit():
     np.testing.assert_allclose(history["ede_t"], [0.1 * 100 ** (i / 4) for i in (2, 3)])
 
 
-def test_activations_can_have_a_course_of_their_own():
-    model, x, y = small()
-    callback = EDECallback(activations=EDESchedule(0.5, 0.5))
-    model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
-    layer = model.get_layer("conv")
-    assert float(layer.input_quantizer.t) == 0.5
-    assert float(layer.kernel_quantizer.t) == pytest.approx(1.0)
-
-
 @pytest.mark.parametrize("way", ["keras", "SavedModel", "export", "clone", "h5"])
 def test_a_trained_network_goes_through_keras(tmp_path, way):
     """Saved, exported or cloned, it gives what it gave, and (but for exports) can be trained on."""

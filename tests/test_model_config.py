@@ -1,10 +1,11 @@
-"""What a network says of itself, and that it can be built from that alone."""
+"""Model configs: a network can be built from its config, which Keras and weights files keep."""
 
 import json
 
 import irnet_tf
 from irnet_tf.model_config import ModelConfig, get_model_config, register_builder, set_model_config
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
+from irnet_tf.preprocessing import DIGITS
 from irnet_tf.weights import save_weights
 import larq as lq
 import pytest
@@ -24,7 +25,7 @@ import zoo
         (lambda: cifar_resnet(20, input_quantizer=irnet_tf.EDESign(t=2.0)), "linear"),
     ],
 )
-def test_a_network_is_built_anew_from_its_description_as_json(build, classifier):
+def test_a_network_is_built_from_its_config_as_json(build, classifier):
     model = build()
     text = json.dumps(get_model_config(model).to_dict())
     again = ModelConfig.from_dict(json.loads(text)).build()
@@ -36,7 +37,7 @@ def test_a_network_is_built_anew_from_its_description_as_json(build, classifier)
 
 
 def facts(model):
-    """Of every layer: class, name, shapes, and how it quantizes."""
+    """Returns class, name, shapes and quantizers of every layer."""
     return [
         (
             type(layer),
@@ -76,16 +77,15 @@ def test_what_lies_before_an_input_tensor_is_not_described():
 @pytest.mark.parametrize(
     "values, says",
     [
-        ([], "builder and arguments"),
-        ({"builder": "vgg_small"}, "builder and arguments"),
+        ([], "at least a builder"),
         ({"builder": 3, "arguments": {}}, "builder must be str, got 3"),
         ({"builder": "vgg_small", "arguments": {}, "colour": "red"}, "not colour"),
         ({"builder": "vgg_small", "arguments": {}, "output": "numbers"}, "output must be one of"),
-        ({"builder": "vgg_small", "arguments": {}, "classes": "ab"}, "names of classes"),
+        ({"builder": "vgg_small", "arguments": {}, "classes": "ab"}, "list of class names"),
         ({"builder": "vgg_small", "arguments": {}, "preprocessing": {}}, "preprocessing must be"),
     ],
 )
-def test_what_is_no_description_is_refused(values, says):
+def test_an_invalid_config_is_rejected(values, says):
     with pytest.raises(ValueError, match=says):
         ModelConfig.from_dict(values)
 
@@ -99,11 +99,24 @@ def test_an_unknown_builder_or_argument_is_named():
         register_builder("vgg_small", lambda: None)
 
 
-def test_it_can_be_attached_to_a_model_of_ones_own():
-    model = set_model_config(
-        vgg_small(), ModelConfig("vgg_small", {"num_classes": 10}, classes=("a", "b"))
-    )
-    assert get_model_config(model).classes == ("a", "b")
+@pytest.mark.parametrize("form", ["keras", "h5", "SavedModel", "clone", "nested"])
+def test_keras_keeps_the_config(tmp_path, form):
+    images = tf.keras.Input((4, 4, 3))
+    model = tf.keras.Model(images, tf.keras.layers.Dense(2)(tf.keras.layers.Flatten()(images)))
+    quantizer = {"class_name": "LibraPB", "config": {"t": 1.0}}
+    config = ModelConfig("x", {"q": quantizer}, classes=("a", "b"), preprocessing=DIGITS, seed=1)
+    set_model_config(model, config)
+    if form == "clone":
+        again = tf.keras.models.clone_model(model)
+    else:
+        path = str(tmp_path / {"h5": "m.h5", "SavedModel": "m"}.get(form, "m.keras"))
+        outer = tf.keras.Model(images, model(images)) if form == "nested" else model
+        outer.save(path)
+        again = tf.keras.models.load_model(path)
+        again = again.layers[-1] if form == "nested" else again
+    assert get_model_config(again) == config
+    set_model_config(again, ModelConfig("y"))
+    assert get_model_config(model) == config
 
 
 def test_quantizers_given_as_objects_keep_their_metrics_and_no_names(tmp_path):

@@ -202,12 +202,12 @@ def test_kernels_that_are_laid_out_differently_share_no_quantizer(rng):
     x = rng.standard_normal((1, 6, 6, 3)).astype("float32")
     for kind in (lq.layers.QuantConv2D, lq.layers.QuantConv2D):
         kind(4, 3, kernel_quantizer=shared)(x)
-    with pytest.raises(ValueError, match="a quantizer of its own"):
+    with pytest.raises(ValueError, match="one quantizer per kernel"):
         lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=shared)(x)
     separable = lq.layers.QuantSeparableConv2D(
         4, 3, depthwise_quantizer=(both := LibraPB()), pointwise_quantizer=both
     )
-    with pytest.raises(ValueError, match="a quantizer of its own"):
+    with pytest.raises(ValueError, match="one quantizer per kernel"):
         separable(x)
     assert not lq.context.should_quantize()
 
@@ -249,7 +249,7 @@ def test_output_channels_can_be_named(rng, axes, filters):
     np.testing.assert_array_equal(libra_pb(w, channel_axes=axes), by_filter(w, filters(w)))
 
 
-@pytest.mark.parametrize("axes", [0, -1, (), "last", 1.5, True, (1.5,)])
+@pytest.mark.parametrize("axes", [0, -1, 10**10, (), "last", 1.5, True, (1.5,)])
 def test_bad_channel_axes_are_refused(axes):
     with pytest.raises(ValueError, match="channel_axes must be None"):
         LibraPB(channel_axes=axes)

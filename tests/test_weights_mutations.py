@@ -1,4 +1,4 @@
-"""Damaged and hostile weights files: each loads, or is a ValueError of one kind and no other."""
+"""Damaged and hostile weights files: each loads or raises a ValueError with its path."""
 
 import copy
 import hashlib
@@ -26,12 +26,12 @@ def tiny(units=3, num_classes=4, kernel_quantizer=None):
     )
     x = tf.keras.layers.BatchNormalization(name="bn")(x)
     x = tf.keras.layers.Dense(num_classes, name="fc")(x)
-    said = ModelConfig(
+    config = ModelConfig(
         "tiny", {"units": units, "num_classes": num_classes}, classes=tuple("abcd"),
         preprocessing=DIGITS, classifier="fc", seed=1, recipe={"t_max": 10.0},
         data={"name": "x"}, results={"accuracy": 0.5}, training={"epoch": 3},
     )  # fmt: skip
-    return set_model_config(tf.keras.Model(inputs, x), said)
+    return set_model_config(tf.keras.Model(inputs, x), config)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def good(tmp_path_factory):
     """The bytes of a good file."""
     register_builder("tiny", tiny)
     path = tmp_path_factory.mktemp("good") / "tiny.safetensors"
-    save_weights(tiny(), path, {"note": "x"})
+    save_weights(tiny(), path)
     yield path.read_bytes()
     del BUILDERS["tiny"]
 
 
 def sealed(data):
-    """The bytes with a digest that is right, if there is room for one."""
+    """Returns the bytes with a correct digest, if there is room for one."""
     seal = re.search(rb'sha256\\":\\"(.{64})', data[:300], re.S)
     if not seal:
         return data
@@ -55,7 +55,7 @@ def sealed(data):
 
 
 def survives(path, data):
-    """Whether a file loads; if not it must be a ValueError in one line, about this file."""
+    """Returns True if a file loads. Otherwise it must be a ValueError about this file."""
     path.write_bytes(data)
     try:
         model = zoo.load(path)
@@ -88,7 +88,7 @@ def byte_mutations(good, count, seed=0):
 
 
 def header_mutations(good):
-    """Each value of the header left out, and in place of it whatever JSON has."""
+    """Yields files with one value of the header left out or replaced by any JSON value."""
     length = int.from_bytes(good[:8], "little")
     outer, body = json.loads(good[8 : 8 + length]), good[8 + length :]
     inner = json.loads(outer["__metadata__"]["irnet_tf"])
@@ -101,16 +101,16 @@ def header_mutations(good):
 
     def changed(value, where, new):
         value = copy.deepcopy(value)
-        at = value
+        parent = value
         for key in where[:-1]:
-            at = at[key]
+            parent = parent[key]
         if new is ...:
-            del at[where[-1]]
+            del parent[where[-1]]
         else:
-            at[where[-1]] = new
+            parent[where[-1]] = new
         return value
 
-    def together(outer, inner):
+    def assemble(outer, inner):
         outer["__metadata__"] = {"irnet_tf": json.dumps(inner, separators=(",", ":"))}
         text = json.dumps(outer, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -119,15 +119,15 @@ def header_mutations(good):
     for where in places(inner):
         if where != ("sha256",):
             for new in (..., *WEIRD):
-                yield together(copy.deepcopy(outer), changed(inner, where, new))
+                yield assemble(copy.deepcopy(outer), changed(inner, where, new))
     del outer["__metadata__"]
     for where in places(outer):
         for new in (..., *WEIRD):
             mutated = changed(outer, where, new)
-            yield together({"__metadata__": None, **mutated}, inner)
+            yield assemble({"__metadata__": None, **mutated}, inner)
 
 
-def test_what_the_sweep_begins_with(good, tmp_path):
+def test_the_unchanged_file(good, tmp_path):
     path = tmp_path / "network.safetensors"
     assert survives(path, good) and sealed(good) == good
     assert not survives(path, good[:-1]) and not survives(path, good + b"\0")
