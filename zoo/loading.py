@@ -15,6 +15,7 @@ from irnet_tf.model_config import (
     BUILDERS,
     WEIGHTS_FIELDS,
     ModelConfig,
+    check_arguments,
     get_model_config,
     set_model_config,
 )
@@ -67,7 +68,7 @@ def load(
         file = weight_files.read(path)
         config = _config_of(file, entry)
         model = _restore(file, config, builder_arguments)
-        irnet_tf.set_ede(model, _last_t(config))
+        irnet_tf.set_ede(model, _last_t(file.path, config))
     elif entry is None:
         file = weight_files.read(name_or_path)
         _config_of(file)
@@ -80,7 +81,7 @@ def load(
     if class_names is not None:
         config = dataclasses.replace(get_model_config(model), classes=tuple(class_names))
         set_model_config(model, config)
-    return with_preprocessing(model) if include_preprocessing else model
+    return _with_preprocessing(model) if include_preprocessing else model
 
 
 def find_model_config(name_or_path: str | os.PathLike) -> ModelConfig:
@@ -98,25 +99,11 @@ def find_model_config(name_or_path: str | os.PathLike) -> ModelConfig:
     return entry.config if path is None else _config_of(weight_files.read(path), entry)
 
 
-def with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
-    """The network behind its own preprocessing.
-
-    Args:
-        model: Network whose model config has a preprocessing.
-
-    Returns:
-        A Keras model of images of any size, uint8 or 0 to 255, `[batch, height, width, 3]`, with
-        the network's model config and weights file.
-
-    Raises:
-        ValueError: If the model config has no preprocessing.
-    """
+def _with_preprocessing(model: tf.keras.Model) -> tf.keras.Model:
+    """A model of raw images of any size, with the network's model config and weights file."""
     config = get_model_config(model)
     if config is None or config.preprocessing is None:
-        raise ValueError(
-            f"{model.name!r} has no preprocessing: give it a model config with one "
-            "(irnet_tf.model_config.set_model_config)"
-        )
+        raise ValueError(f"{model.name!r} has no preprocessing in its model config")
     images = tf.keras.layers.Input((None, None, 3), name="images")
     x = Preprocess(**config.preprocessing.to_dict(), name="preprocessing")(images)
     return set_model_config(tf.keras.Model(images, model(x), name=model.name), config)
@@ -160,9 +147,8 @@ def _config_of(file: WeightsFile, entry: Entry | None = None) -> ModelConfig:
         )
     if config.builder not in BUILDERS:
         raise ValueError(
-            f"{file.path} needs the builder {config.builder!r}, which is not registered; "
-            f"{nearest(config.builder, BUILDERS)} Register your own with "
-            "irnet_tf.model_config.register_builder"
+            f"{file.path} needs the builder {config.builder!r}; register it with "
+            f"irnet_tf.model_config.register_builder ({nearest(config.builder, BUILDERS)})"
         )
     if entry is None or config.network == entry.name:
         return config
@@ -178,16 +164,14 @@ def _config_of(file: WeightsFile, entry: Entry | None = None) -> ModelConfig:
 
 def _check_arguments(source, arguments: Mapping, config: ModelConfig) -> None:
     """Raises ValueError if arguments differ from those that a network was built with."""
-    parameters = inspect.signature(BUILDERS[config.builder]).parameters
+    builder = BUILDERS[config.builder]
+    check_arguments(config.builder, builder, arguments)
+    parameters = inspect.signature(builder).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     if not config.builder.startswith("larq_zoo/"):
         defaults |= _DEFAULT_QUANTIZERS
     problems = []
     for name, value in arguments.items():
-        if name not in parameters:
-            raise ValueError(
-                f"{config.builder} has no argument {name!r}; it has {', '.join(parameters)}"
-            )
         found = config.arguments.get(name)
         found, value = (defaults[name] if v is None else v for v in (found, value))
         if name not in _FREE and comparable_argument(name, found) != comparable_argument(
@@ -201,12 +185,12 @@ def _check_arguments(source, arguments: Mapping, config: ModelConfig) -> None:
         )
 
 
-def _last_t(config: ModelConfig) -> float:
+def _last_t(path: str, config: ModelConfig) -> float:
     """EDE's `t` at the end of the run, for further training."""
     end = "t_max" if (config.training or {}).get("ede", True) else "t_min"
     t = (config.recipe or {}).get(end, 10.0)
     if not isinstance(t, (int, float)) or isinstance(t, bool) or not 0 < t < 1e6:
-        raise ValueError(f"recipe.{end} must be between 0 and 1e6, got {t!r:.50}")
+        raise ValueError(f"{path}: recipe.{end} must be between 0 and 1e6, got {t!r:.50}")
     return float(t)
 
 
