@@ -261,7 +261,7 @@ def test_weights_that_a_file_cannot_hold_are_rejected_before_training(tmp_path):
         model = tf.keras.Model(inner.input, Block()(inner.output))
         return set_model_config(model, get_model_config(inner))
 
-    with pytest.raises(ValueError, match="'block.kernel' is twice"):
+    with pytest.raises(ValueError, match="'block.kernel' occurs twice"):
         tiny_train(tmp_path / "run", model=with_block)
     assert not (tmp_path / "run").exists()
 
