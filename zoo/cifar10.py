@@ -27,11 +27,11 @@ _FAST = _RESNET20_1W32A.replace(
 _FAST_VGG_SMALL = _FAST.replace(
     epochs=150,
     classifier_lr_scale=0.015,  # it reads 8,192 values of +-1 without a batch norm before it
-    mixed_precision="mixed_bfloat16",  # a step costs a third less
+    mixed_precision="mixed_bfloat16",  # a step takes 3.0 instead of 4.4 ms on an H200
 )
 _FAST_RESNET18 = _FAST.replace(
     epochs=90,
-    classifier_lr_scale=0.1,  # 23 instead of 19 % training accuracy after 320 steps
+    classifier_lr_scale=0.1,  # at 0.1 its logits dominate the first steps
 )
 
 resnet20_bireal_1w1a = register(
