@@ -113,9 +113,10 @@ def _factory(network: str, quantizers: dict) -> Callable:
 
 def _pretrained(network: str) -> tf.keras.Model:
     """The network with larq-zoo's weights, which larq-zoo downloads."""
+    arguments = {"num_classes": 1000, "input_shape": (224, 224, 3), "include_top": True}
     try:
         with layers_from_zero():
-            model = _factory(network, {})(weights="imagenet").build()
+            model = _factory(network, {})(weights="imagenet", **arguments).build()
     except Exception as error:
         failed = isinstance(error, (urllib.error.URLError, ConnectionError))
         if not failed and "fetch failure" not in str(error).lower():  # of Keras's get_file
