@@ -164,7 +164,7 @@ def test_images_are_decoded_in_parallel_under_op_determinism(folder):
     [
         (b"", "not an image, or of an unsupported format"),
         (b"no image", "not an image, or of an unsupported format"),
-        ((10_000, 9_000), "10000 x 9000 pixels, the limit is 89 million"),
+        ((10_000, 9_000), "too many pixels, the limit is 89 million"),
         ((20_000, 20_000), "too many pixels"),
     ],
 )
@@ -280,12 +280,9 @@ def test_file_names_may_have_any_bytes(folder):
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "imagenet2012"])
 def test_a_data_dir_without_the_data_is_rejected_with_advice(tmp_path, name):
-    for folder, message in ((tmp_path / "none", "is not a folder"), (tmp_path, "is empty")):
-        with pytest.raises(ValueError, match=message):
-            data.load(name, str(folder))
-    with pytest.raises(ValueError, match="data_dir is empty"):
-        data.load(name, "")
-    (tmp_path / "other").mkdir()
+    for folder in (tmp_path / "none", ""):
+        with pytest.raises(ValueError, match=f"data_dir '{folder}' is not a folder"):
+            data.load(name, folder and str(folder))
     with pytest.raises(ValueError, match=f"{tmp_path}.* holds no .*train/CLASS"):
         data.load(name, str(tmp_path))
 

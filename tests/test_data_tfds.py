@@ -65,20 +65,15 @@ def copy(whole, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
-@pytest.mark.parametrize("key", ["pythonClassName", "type", "python_class_name"])
-def test_features_json_imports_no_other_code(copy, tmp_path, monkeypatch, name, key):
+def test_features_json_imports_no_code(copy, tmp_path, monkeypatch, name):
     (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     [path] = (copy / name).glob("*/features.json")
     features = json.loads(path.read_text())
-    image = features["featuresDict"]["features"]["image"]
-    del image["pythonClassName"]
-    image[key] = "hostile.Feature"
+    for key in ("pythonClassName", "type", "python_class_name"):
+        features["featuresDict"]["features"]["image"][key] = "hostile.Feature"
     path.write_text(json.dumps(features))
-    with pytest.raises(
-        ValueError, match="features.json names the Python classes 'hostile.Feature'"
-    ):
-        data.load(name, str(copy))
+    data.load(name, str(copy))
     assert not (tmp_path / "ran").exists()
 
 
@@ -141,8 +136,7 @@ def test_a_shard_that_is_not_a_file_is_named(copy, name, what):
         shard.mkdir()
     elif what == "a pipe":
         os.mkfifo(shard)
-    message = "is missing" if what == "missing" else "is not a regular file"
-    with pytest.raises(ValueError, match=f"{shard.name} {message}"):
+    with pytest.raises(ValueError, match=f"{shard.name} is missing or not a regular file"):
         data.load(name, str(copy))
 
 

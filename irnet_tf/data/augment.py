@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import math
 
 from irnet_tf.preprocessing import Preprocessing
@@ -89,18 +90,13 @@ def crop(
     return tf.cond(tf.io.is_jpeg(image), cut_jpeg, cut_other)
 
 
-def keep(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """No augmentation."""
-    return images
-
-
 def flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     """Flips half of the images left to right."""
     return tf.where(numbers[:, 4, None, None, None] < 0.5, tf.reverse(images, [2]), images)
 
 
 def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf.Tensor:
-    """Pads 4 zeros per side and crops at random."""
+    """Pads 4 zeros per side, crops at random and, for CIFAR, flips half of the images."""
     size = images.shape[1]
     images = tf.cast(images, tf.float32)  # GPUs have no `gather` of uint8, no `range` of int32
     padded = tf.pad(images, [[0, 0], [4, 4], [4, 4], [0, 0]])
@@ -111,11 +107,6 @@ def random_crop(images: tf.Tensor, numbers: tf.Tensor, flip: bool = False) -> tf
     images = tf.gather(padded, offsets[:, :1] + rows, axis=1, batch_dims=1)
     columns = tf.repeat((offsets[:, 1:] + columns)[:, None], size, axis=1)
     return tf.gather(images, columns, axis=2, batch_dims=2)
-
-
-def random_crop_and_flip(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """CIFAR's augmentation: pads 4 zeros per side, crops at random, flips half of the images."""
-    return random_crop(images, numbers, flip=True)
 
 
 # Matrices from a pixel to its luma, its chroma, and its chroma turned by 90 degrees in YIQ.
@@ -168,43 +159,28 @@ class Augmentation:
     """Augmentation of training images.
 
     Attributes:
-        crop_box: Function that returns the crop box, such as `random_resized`. None: the centre
-            square, as in evaluation.
+        crop_box: Function such as `random_resized`. None: the centre square, as in evaluation.
         change: Function of images `[b, size, size, 3]`, 0 to 255, and random numbers.
     """
 
     crop_box: Callable | None = None
-    change: Callable = keep
+    change: Callable = lambda images, numbers: images
 
 
 # Recipes, run folders and weights files store these names.
 AUGMENTATIONS = {
     "none": Augmentation(),
     "shift": Augmentation(change=random_crop),
-    "shift_and_flip": Augmentation(change=random_crop_and_flip),
+    "shift_and_flip": Augmentation(change=functools.partial(random_crop, flip=True)),
     "imagenet": Augmentation(random_resized, flip_and_jitter),
     "imagenet_without_jitter": Augmentation(random_resized, flip),
 }
 
 
 def finish(
-    images: tf.Tensor,
-    numbers: tf.Tensor,
-    *,
-    augmentation: str,
-    preprocessing: Preprocessing,
+    images: tf.Tensor, numbers: tf.Tensor, *, augmentation: str, preprocessing: Preprocessing
 ) -> tf.Tensor:
-    """Augments and normalises a batch.
-
-    Args:
-        images: Uint8 `[b, size, size, 3]`.
-        numbers: Random numbers, float32 `[b, RANDOM_NUMBERS]`.
-        augmentation: A key of `AUGMENTATIONS`.
-        preprocessing: The network's preprocessing.
-
-    Returns:
-        Normalised float32 of the same shape.
-    """
+    """Augments and normalises a batch of uint8 images; see `training_batches`."""
     images = AUGMENTATIONS[augmentation].change(images, numbers)
     shape = images.shape
     rows = tf.reshape(tf.cast(images, tf.float32), [-1, shape[2] * 3])  # long rows are fast

@@ -18,18 +18,16 @@ OWN_IMAGES = (
     "with validation_split=0.2"
 )
 
+_DAMAGE = (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError)
+
 
 class UnreadableImages(ValueError):
-    """Images that cannot be decoded.
+    """Images that cannot be decoded; `images` holds file names or positions with the reasons."""
 
-    Attributes:
-        images: File names or descriptions, each with the reason.
-    """
-
-    def __init__(self, images: Sequence[str]):
-        self.images = list(images)
+    def __init__(self, images: list[str]):
+        self.images = images
         super().__init__(
-            f"{len(self.images)} image(s) cannot be read: {first_few(self.images, '; ')}\n"
+            f"{len(images)} image(s) cannot be read: {first_few(images, '; ')}\n"
             "Repair or remove them. `python -m irnet_tf.data FOLDER` lists them all."
         )
 
@@ -40,9 +38,9 @@ class Split:
 
     Attributes:
         num_examples: Number of images.
-        read: Function that reads examples. If `side` is not None, it maps int64 indices `[...]` to
-            uint8 images `[..., side, side, 3]` and int32 labels `[...]`. Otherwise it maps one
-            index (or one record of `open`) to the bytes of an image file and its label.
+        read: Function from int64 indices `[...]` to uint8 images `[..., side, side, 3]` and int32
+            labels `[...]`. If `side` is None, from one index (or one record of `open`) to the bytes
+            of an image file and its label.
         side: Height and width of every image; None if sizes vary.
         describe: Function from an index to the image's file name or position.
         open: Function from an index to a `tf.data.Dataset` of the one record that `read` parses;
@@ -65,16 +63,17 @@ class Split:
         if self.side is not None:
             return []
 
-        def problem(index):
+        def damaged(index):
             try:
                 tf.io.decode_image(self.example(index)[0], 3, expand_animations=False)
+                return False
             except (tf.errors.OpError, ValueError):
-                return f"{self.describe(index)} (damaged or truncated)"
-            return None
+                return True
 
         with ThreadPoolExecutor() as pool:
-            problems = pool.map(problem, range(self.num_examples))
-            return [x for x in progress(problems, "checking images", self.num_examples) if x]
+            found = pool.map(damaged, range(self.num_examples))
+            found = list(progress(found, "checking images", self.num_examples))
+        return [f"{self.describe(i)} (damaged or truncated)" for i in np.flatnonzero(found)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +82,7 @@ class Data:
 
     Attributes:
         name: Name to print beside an accuracy.
-        train: Training split.
-        test: Test split.
+        train, test: Splits.
         class_names: Names in the order of the labels.
     """
 
@@ -127,16 +125,11 @@ def report_unreadable_images(data: Data) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        tf.errors.InvalidArgumentError,
-        tf.errors.DataLossError,
-        tf.errors.NotFoundError,
-    ) as error:
-        bad = []
+    except _DAMAGE as error:
         if "IteratorGetNext" in str(error):
             bad = [*data.train.unreadable_images(), *data.test.unreadable_images()]
-        if bad:
-            raise UnreadableImages(bad) from error
+            if bad:
+                raise UnreadableImages(bad) from error
         raise
 
 

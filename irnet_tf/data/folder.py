@@ -23,6 +23,7 @@ import tensorflow as tf
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _MAX_PIXELS = 89_478_485  # Pillow's limit; more than 1 GB as float32
+_TOO_LARGE = "too many pixels, the limit is 89 million"
 _ORIENTATION = 0x112  # EXIF tag
 
 
@@ -138,7 +139,7 @@ def _check(files: list[Path], decode: bool) -> tuple[list[str], set[Path]]:
         try:
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
-                    return f"{image.width} x {image.height} pixels, the limit is 89 million", True
+                    return _TOO_LARGE, True
                 # `getexif` decodes a whole PNG file that has no EXIF data.
                 rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
                 plain = image.format in ("JPEG", "MPO", "PNG")  # MPO: several JPEG pictures
@@ -147,10 +148,10 @@ def _check(files: list[Path], decode: bool) -> tuple[list[str], set[Path]]:
                 content = file.read_bytes() if plain else _as_bmp(file.read_bytes())
                 tf.io.decode_image(content, 3, expand_animations=False)
             return None, not plain
+        except Image.DecompressionBombError:
+            return _TOO_LARGE, True
         except Image.UnidentifiedImageError:
             return "not an image, or of an unsupported format", True
-        except Image.DecompressionBombError:
-            return "too many pixels, the limit is 89 million", True
         except Exception:  # decoders raise various types
             return "damaged or truncated", True
 

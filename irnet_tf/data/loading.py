@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from irnet_tf._utils import nearest
-from irnet_tf.data import cifar10, folder, imagenet
+from irnet_tf.data import folder, prepared
 from irnet_tf.data.dataset import OWN_IMAGES, Data, in_memory
 import numpy as np
 
@@ -33,7 +33,7 @@ def _digits(data_dir: str | None = None) -> Data:
     return Data("digits (scikit-learn)", in_memory(x, y), in_memory(xt, yt), names)
 
 
-_SOURCES = {"digits": _digits, "cifar10": cifar10.load, "imagenet2012": imagenet.load}
+_SOURCES = {"digits": _digits, "cifar10": prepared.cifar10, "imagenet2012": prepared.imagenet2012}
 
 
 def load(
@@ -64,21 +64,16 @@ def load(
         UnreadableImages: If files of the folder are not images.
     """
     if name not in (*_SOURCES, "folder"):
-        if data_dir is None and Path(name).is_dir():
-            name, data_dir = "folder", name
-        else:
+        if data_dir is not None or not Path(name).is_dir():
             raise ValueError(f"unknown data set {name!r}; {nearest(str(name), _SOURCES)}; or the "
                              f"path of a folder: {OWN_IMAGES}")  # fmt: skip
+        name, data_dir = "folder", name
     if validation_split is not None and not 0 < validation_split < 1:
         raise ValueError(f"validation_split must be between 0 and 1, got {validation_split!r}")
     if data_dir is not None:
         root = Path(data_dir)
-        if not str(data_dir):
-            raise ValueError("data_dir is empty; give the path of a folder or leave it out")
-        if not root.is_dir():
+        if not str(data_dir) or not root.is_dir():
             raise ValueError(f"data_dir {str(data_dir)!r} is not a folder; check the path")
-        if not any(root.iterdir()):
-            raise ValueError(f"data_dir {str(data_dir)!r} is empty; it should hold the images")
         if (root / "train").is_dir() or validation_split is not None or name == "folder":
             return folder.load(root, validation_split)
     if name == "folder":

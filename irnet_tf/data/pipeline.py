@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from irnet_tf._utils import check_choice
 from irnet_tf.data import augment
 from irnet_tf.data.dataset import Split
 from irnet_tf.preprocessing import Preprocessing
+import numpy as np
 import tensorflow as tf
 
 _OPEN_RECORDS = 16
@@ -43,9 +46,7 @@ def training_batches(
         workers: Number of hosts.
         worker: Index of this host. Worker `i` gets slice `i` of every global batch.
         replicas: Number of devices of this worker. Each gets its own batch in turn.
-        on_device: Whether to leave augmentation and normalisation to the train step
-            of
-            `irnet_tf.training.compile_model`.
+        on_device: Leave augmentation and normalisation to `irnet_tf.training.compile_model`'s step.
 
     Returns:
         A dataset of `(images, labels)`, normalised float32 `[b, size, size, 3]` and int32 `[b]`,
@@ -53,8 +54,7 @@ def training_batches(
         `((images, numbers), labels)`: uint8 and random numbers, float32 `[b, RANDOM_NUMBERS]`.
 
     Raises:
-        ValueError: If the augmentation is unknown or the batch size is not divisible by the number
-            of devices.
+        ValueError: If the augmentation is unknown or the devices do not divide the batch size.
     """
     check_choice("augmentation", augmentation, augment.AUGMENTATIONS)
     devices = workers * replicas
@@ -63,6 +63,7 @@ def training_batches(
     if not batch_size:
         raise ValueError(f"{split.num_examples} images are too few for {devices} devices")
     steps, local = split.num_examples // batch_size, batch_size // devices
+    parts = np.arange(steps * devices).reshape(steps, workers, replicas)[:, worker].ravel()
 
     def epoch_batches(epoch):
         """(indices, random numbers) of each batch of this worker."""
@@ -70,19 +71,26 @@ def training_batches(
         shape = [split.num_examples, augment.RANDOM_NUMBERS]
         numbers = tf.random.stateless_uniform(shape, epoch_seed)
 
-        def batch(number):
-            step, replica = number // replicas, number % replicas
-            start = step * batch_size + (worker * replicas + replica) * local
-            indices = tf.random.experimental.index_shuffle(
-                start + tf.range(local, dtype=tf.int64), epoch_seed, split.num_examples - 1
-            )
+        def batch(part):
+            places = part * local + tf.range(local, dtype=tf.int64)
+            indices = tf.random.experimental.index_shuffle(places, epoch_seed, shape[0] - 1)
             return indices, tf.gather(numbers, indices)
 
-        return tf.data.Dataset.range(steps * replicas).map(batch)
+        return tf.data.Dataset.from_tensor_slices(parts).map(batch)
 
     batches = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_batches)
-    parts = augment.AUGMENTATIONS[augmentation]
-    size = preprocessing.size
+    batches = _read_for_training(split, batches, local, preprocessing, augmentation)
+    if not on_device:
+        finish = functools.partial(
+            augment.finish, augmentation=augmentation, preprocessing=preprocessing
+        )
+        batches = batches.map(lambda example, labels: (finish(*example), labels), **_PARALLEL)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _read_for_training(split, batches, local, preprocessing, augmentation) -> tf.data.Dataset:
+    """Batches of ((images, numbers), labels) from batches of (indices, numbers)."""
+    size, crop_box = preprocessing.size, augment.AUGMENTATIONS[augmentation].crop_box
 
     def read(indices, numbers):
         images, labels = split.read(indices)
@@ -90,25 +98,15 @@ def training_batches(
 
     def decode(example, numbers):
         file, label = split.read(example)
-        box = parts.crop_box or (lambda shape, _: preprocessing.square(shape))
+        box = crop_box or (lambda shape, _: preprocessing.square(shape))
         image = augment.crop(file, box, numbers, shrink_to=size)
         image = tf.image.resize(image[None], (size, size))[0]
         return (tf.cast(image + 0.5, tf.uint8), numbers), label
 
-    def finish(images_and_numbers, labels):
-        images = augment.finish(
-            *images_and_numbers, augmentation=augmentation, preprocessing=preprocessing
-        )
-        return images, labels
-
-    if split.side == size and not parts.crop_box and preprocessing.crop == 1:
-        batches = batches.map(read, **_PARALLEL)
-    else:
-        batches = _examples(split, batches.unbatch()).map(decode, **_PARALLEL)
-        batches = batches.batch(local, drop_remainder=True)
-    if not on_device:
-        batches = batches.map(finish, **_PARALLEL)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    if split.side == size and not crop_box and preprocessing.crop == 1:
+        return batches.map(read, **_PARALLEL)
+    examples = _examples(split, batches.unbatch()).map(decode, **_PARALLEL)
+    return examples.batch(local, drop_remainder=True)
 
 
 def evaluation_batches(
