@@ -1,8 +1,10 @@
-"""Argument checks, atomic file writing, the name of the processor."""
+"""Argument checks, tables, atomic file writing, the name of the processor."""
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
 import os
 from pathlib import Path
 import platform
@@ -37,6 +39,21 @@ def nearest(name: str, known) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def csv_text(names, rows) -> str:
+    """Returns the text of a CSV file from column names and rows of values."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *rows])
+    return text.getvalue()
+
+
+def markdown_table(names, rows) -> str:
+    """Returns a Markdown table with aligned columns from column names and rows of texts."""
+    widths = [max(map(len, column)) for column in zip(names, *rows)]
+    lines = [names, ["-" * width for width in widths], *rows]
+    cells = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:

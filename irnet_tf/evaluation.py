@@ -11,15 +11,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
 import json
 import os
 from pathlib import Path
 
 from irnet_tf import data as data_module
 from irnet_tf import plotting
-from irnet_tf._utils import write_atomically
+from irnet_tf._utils import csv_text, write_atomically
 from irnet_tf.layers import check_takes_normalised_images
 from irnet_tf.model_config import classes_of, get_model_config, gives_logits
 from irnet_tf.preprocessing import Preprocessing
@@ -62,6 +61,47 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
     return preprocessing
 
 
+def evaluation_batches(
+    model: tf.keras.Model, data: data_module.Data, preprocessing: Preprocessing | None = None
+) -> tuple[tf.distribute.DistributedDataset, int]:
+    """Batches of all test images, each image once, for all replicas of the model's strategy.
+
+    Args:
+        model, data, preprocessing: As for `evaluate`.
+
+    Returns:
+        The batches and the number of steps: `validation_data` and `validation_steps` of `fit`.
+
+    Raises:
+        ValueError: If there are more replicas than test images.
+    """
+    preprocessing = preprocessing_of(model, preprocessing)
+    strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+    if data.test.num_examples < replicas:
+        raise ValueError(
+            f"{replicas} replicas cannot share {data.test.num_examples} test images; use fewer "
+            "devices (CUDA_VISIBLE_DEVICES)"
+        )
+    batch_size = _batch_size(preprocessing)
+    steps = -(-data.test.num_examples // (batch_size * replicas))
+
+    def batches(context):
+        worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
+        images = len(range(worker, data.test.num_examples, num_workers))
+        # Equal batches: layers fail on the empty batch of a replica for which no image is left.
+        count = steps * replicas // num_workers
+        return data_module.evaluation_batches(
+            data.test,
+            batch_size=batch_size,
+            preprocessing=preprocessing,
+            workers=num_workers,
+            worker=worker,
+        ).rebatch([images // count + (i < images % count) for i in range(count)])
+
+    return strategy.distribute_datasets_from_function(batches), steps
+
+
 def evaluate(
     model: tf.keras.Model,
     data: data_module.Data,
@@ -82,49 +122,31 @@ def evaluate(
         `loss` in nats, `accuracy` and `top5` as fractions, and the number of `images`.
 
     Raises:
-        ValueError: If an image cannot be read or the preprocessing is unknown.
+        ValueError: If an image cannot be read, the preprocessing is unknown, or there are more
+            replicas than images.
     """
-    preprocessing = preprocessing_of(model, preprocessing)
-    batch_size = _batch_size(preprocessing)
-    strategy = model.distribute_strategy
-    cross_entropy = tf.keras.losses.SparseCategoricalCrossentropy(
-        gives_logits(model), reduction="none"
-    )
-
-    def batches(context):
-        return data_module.evaluation_batches(
-            data.test,
-            batch_size=batch_size,
-            preprocessing=preprocessing,
-            workers=context.num_input_pipelines,
-            worker=context.input_pipeline_id,
-        )
-
-    def sums(images, labels):
-        outputs = tf.cast(model(images, training=False), tf.float32)
-        labels = tf.cast(labels, tf.int32)
-        values = (
-            cross_entropy(labels, outputs),
-            tf.argmax(outputs, -1, tf.int32) == labels,
-            tf.math.in_top_k(labels, outputs, 5),
-            tf.ones_like(labels),
-        )
-        return tf.stack([tf.reduce_sum(tf.cast(value, tf.float64)) for value in values])
-
-    def sums_or_zero(images, labels):  # the last batch may leave a replica without an image
-        empty = tf.zeros([4], tf.float64)
-        return tf.cond(tf.size(labels) > 0, lambda: sums(images, labels), lambda: empty)
-
-    @tf.function
-    def step(iterator):
-        return strategy.reduce("SUM", strategy.run(sums_or_zero, next(iterator)), axis=None)
-
-    steps = -(-data.test.num_examples // (batch_size * strategy.num_replicas_in_sync))
+    batches, steps = evaluation_batches(model, data, preprocessing)
+    with model.distribute_strategy.scope():
+        evaluator = tf.keras.Model(model.inputs, model.outputs)
+        metrics = [
+            tf.keras.metrics.SparseCategoricalCrossentropy(
+                from_logits=gives_logits(model), dtype="float64"
+            ),
+            tf.keras.metrics.SparseCategoricalAccuracy(dtype="float64"),
+            # TensorFlow's in_top_k takes float32 only.
+            tf.keras.metrics.SparseTopKCategoricalAccuracy(5, dtype="float32"),
+        ]
+        evaluator.compile(metrics=metrics)
     with data_module.report_unreadable_images(data):
-        iterator = iter(strategy.distribute_datasets_from_function(batches))
-        total = sum(step(iterator).numpy() for _ in range(steps))
-    loss, accuracy, top5 = (float(value) for value in total[:3] / total[3])
-    return {"loss": loss, "accuracy": accuracy, "top5": top5, "images": int(total[3])}
+        evaluator.evaluate(batches, steps=steps, verbose=0)
+    count = data.test.num_examples
+    loss, accuracy, top5 = (float(metric.result()) for metric in metrics)
+    return {
+        "loss": loss,
+        "accuracy": accuracy,
+        "top5": round(top5 * count) / count,  # the exact fraction
+        "images": count,
+    }
 
 
 def report(
@@ -154,10 +176,13 @@ def report(
 
     preprocessing = preprocessing_of(model, preprocessing)
     data.check_classes(classes_of(model))
-    probabilities, labels, pictures = _predict(model, data, preprocessing)
+    probabilities, labels = _predict(model, data, preprocessing)
     classes = tuple(data.class_names)
     every = range(len(classes))
-    predicted, confidence, true, mistakes = _mistakes(probabilities, labels)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    true = probabilities[np.arange(len(labels)), labels]
+    mistakes = np.lexsort([true, -confidence])
+    mistakes = mistakes[(predicted != labels)[mistakes]]
     error, curve = _calibration(confidence, predicted == labels)
     summary = {
         "data": data.name,
@@ -177,31 +202,31 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     write_atomically(out / "classes.txt", table)
-    _write_csv(
-        out / "confusion.csv", ("true", *classes), [(n, *row) for n, row in zip(classes, matrix)]
-    )
+    rows = [(name, *row) for name, row in zip(classes, matrix)]
+    write_atomically(out / "confusion.csv", csv_text(("true", *classes), rows))
     rows = [
         (data.test.describe(int(i)), classes[labels[i]], classes[predicted[i]])
         + (f"{confidence[i]:.6f}", f"{true[i]:.6g}")
         for i in mistakes
     ]
     names = ("image", "true", "predicted", "confidence", "probability_of_true")
-    _write_csv(out / "mistakes.csv", names, rows)
+    write_atomically(out / "mistakes.csv", csv_text(names, rows))
     title = f"{title} on {data.name}" if title else data.name
     if len(matrix) <= _MAX_DRAWN_CLASSES:
         draw_confusion(classes, matrix, out / "confusion", title)
     _draw_calibration(curve, confidence, error, out / "calibration", title)
-    if pictures:
+    if rows:
+        pictures = _pictures(data.test, mistakes[:_MAX_PICTURES], preprocessing)
         _draw_mistakes(pictures, rows, out / "mistakes", title)
     return summary
 
 
 def _batch_size(preprocessing):
-    return max(1, min(_BATCH, _BATCH_PIXELS // preprocessing.size**2))
+    return max(2, min(_BATCH, _BATCH_PIXELS // preprocessing.size**2))
 
 
 def _predict(model, data, preprocessing):
-    """Probabilities and labels of all test images, and pictures of the worst mistakes."""
+    """Probabilities, in float64, and labels of all test images."""
     logits = gives_logits(model)
 
     @tf.function(reduce_retracing=True)
@@ -209,28 +234,23 @@ def _predict(model, data, preprocessing):
         outputs = tf.cast(model(images, training=False), tf.float64)
         return tf.nn.softmax(outputs) if logits else outputs / tf.reduce_sum(outputs, -1)[:, None]
 
-    found, truths, worst = [], [], []
     batches = data_module.evaluation_batches(
         data.test, batch_size=_batch_size(preprocessing), preprocessing=preprocessing
     )
     with data_module.report_unreadable_images(data):
-        for images, labels in batches:
-            found.append(probabilities(images).numpy())
-            truths.append(labels.numpy())
-            _, confidence, true, mistakes = _mistakes(found[-1], truths[-1])
-            pixels = np.clip(images * preprocessing.std + preprocessing.mean, 0, 1)
-            worst += [(-confidence[i], true[i], pixels[i]) for i in mistakes[:_MAX_PICTURES]]
-            worst = sorted(worst, key=lambda mistake: mistake[:2])[:_MAX_PICTURES]
-    return np.concatenate(found), np.concatenate(truths), [mistake[2] for mistake in worst]
+        found = [(probabilities(images).numpy(), labels.numpy()) for images, labels in batches]
+    return map(np.concatenate, zip(*found))
 
 
-def _mistakes(probabilities, labels):
-    """Predicted classes, their probabilities, those of the true classes, and the indices of
-    misclassified images, the most confident mistake first."""
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    true = probabilities[np.arange(len(labels)), labels]
-    order = np.lexsort([true, -confidence])
-    return predicted, confidence, true, order[(predicted != labels)[order]]
+def _pictures(split, indices, preprocessing):
+    """The images `[n, size, size, 3]` of a split at these indices, 0 to 1."""
+    first = "read" if split.open is None else "open"  # the function that takes an index
+    function = getattr(split, first)
+    chosen = {first: lambda i: function(tf.gather(indices, i)), "num_examples": len(indices)}
+    [(images, _)] = data_module.evaluation_batches(
+        dataclasses.replace(split, **chosen), batch_size=len(indices), preprocessing=preprocessing
+    )
+    return np.clip(images * preprocessing.std + preprocessing.mean, 0, 1)
 
 
 def _calibration(confidence, correct):
@@ -292,9 +312,3 @@ def _draw_mistakes(pictures, rows, path, title):
         axes.imshow(image, interpolation="nearest")
         axes.set_title(f"{true}\n{predicted}, {100 * float(confidence):.0f} %", fontsize=10)
     plotting.save(figure, path)
-
-
-def _write_csv(path, names, rows):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([names, *rows])
-    write_atomically(path, text.getvalue())

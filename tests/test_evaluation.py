@@ -153,33 +153,38 @@ def test_class_names_are_text(tmp_path, classes):
 
 
 REPLICAS = """
-import json, irnet_tf, tensorflow as tf
+import json, tests.conftest, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import zoo
-from irnet_tf import data, evaluation
-digits = data.load("digits")
+from irnet_tf import evaluation
+from tests.tiny import tiny_data, tiny_network
 found = []
 for devices in (["CPU:0"], ["CPU:0", "CPU:1"]):
     with tf.distribute.MirroredStrategy(devices).scope():
-        model = zoo.load("digits/resnet20_bireal_1w1a")
-    found.append(evaluation.evaluate(model, digits))
-found.append(evaluation.report(model, digits, "report"))
+        model = tiny_network()
+        model.set_weights([tf.random.stateless_normal(w.shape, (1, 2)) ** 2 for w in model.weights])
+    found.append(evaluation.evaluate(model, tiny_data(23)))
+found.append(evaluation.report(model, tiny_data(23), "report"))
+try:
+    evaluation.evaluate(model, tiny_data(1))
+except ValueError as error:
+    found.append(str(error))
 print(json.dumps(found))
 """
 
 
 def test_replicas_count_every_image_once(tmp_path):
-    """360 images are one batch: the second replica has none."""
+    """23 images are one batch: each replica gets a part of it."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, "-c", REPLICAS], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two, report = json.loads(done.stdout.splitlines()[-1])
-    assert one["images"] == 360
-    for other in (two, report):
-        assert {name: pytest.approx(other[name], rel=1e-6) for name in one} == one
+    one, two, report, error = json.loads(done.stdout.splitlines()[-1])
+    assert one["images"] == two["images"] == report["images"] == 23
+    assert one["accuracy"] == two["accuracy"] == report["accuracy"]
+    assert one["loss"] == pytest.approx(two["loss"]) == pytest.approx(report["loss"])
+    assert error.startswith("2 replicas cannot share 1 test images")
 
 
 def test_a_network_for_other_classes_is_rejected(random_case, tmp_path):

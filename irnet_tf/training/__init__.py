@@ -1,6 +1,6 @@
 """Training: recipes, `train`, and its parts for `Model.fit`."""
 
-from irnet_tf.training.batches import evaluation_batches, training_batches
+from irnet_tf.training.batches import training_batches
 from irnet_tf.training.callbacks import (
     AverageStatistics,
     RunLogger,
@@ -26,7 +26,6 @@ __all__ = [
     "TerminateOnNaN",
     "WorkerLost",
     "compile_model",
-    "evaluation_batches",
     "global_state",
     "is_chief",
     "make_strategy",

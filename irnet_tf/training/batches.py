@@ -8,9 +8,6 @@ from irnet_tf.preprocessing import Preprocessing
 from irnet_tf.training.recipe import Recipe
 import tensorflow as tf
 
-_EVALUATION_BATCH = 500
-_EVALUATION_PIXELS = 128 * 224**2  # limit per batch, because of the activations of large images
-
 
 def training_batches(
     model: tf.keras.Model,
@@ -55,28 +52,3 @@ def training_batches(
         ).repeat()
 
     return model.distribute_strategy.distribute_datasets_from_function(batches)
-
-
-def evaluation_batches(
-    model: tf.keras.Model, data: data_module.Data, preprocessing: Preprocessing | None = None
-) -> tuple[tf.distribute.DistributedDataset, int]:
-    """All test images once, and the number of steps: `validation_data` and `validation_steps`."""
-    preprocessing = preprocessing_of(model, preprocessing)
-    strategy = model.distribute_strategy
-    batch_size = max(1, min(_EVALUATION_BATCH, _EVALUATION_PIXELS // preprocessing.size**2))
-    steps = -(-data.test.num_examples // (batch_size * strategy.num_replicas_in_sync))
-
-    def batches(context):
-        worker, num_workers = context.input_pipeline_id, context.num_input_pipelines
-        images = len(range(worker, data.test.num_examples, num_workers))
-        # Equal batches: layers fail on the empty batch of a replica for which no image is left.
-        count = steps * context.num_replicas_in_sync // num_workers
-        return data_module.evaluation_batches(
-            data.test,
-            batch_size=batch_size,
-            preprocessing=preprocessing,
-            workers=num_workers,
-            worker=worker,
-        ).rebatch([images // count + (i < images % count) for i in range(count)])
-
-    return strategy.distribute_datasets_from_function(batches), steps

@@ -12,10 +12,10 @@ from irnet_tf import _compat
 from irnet_tf import data as data_module
 from irnet_tf.data import pipeline
 from irnet_tf.ede import EDECallback, EDESchedule
-from irnet_tf.evaluation import preprocessing_of
+from irnet_tf.evaluation import evaluation_batches, preprocessing_of
 from irnet_tf.model_config import gives_logits
 from irnet_tf.preprocessing import Preprocessing
-from irnet_tf.training.batches import evaluation_batches, training_batches
+from irnet_tf.training.batches import training_batches
 from irnet_tf.training.build import build_model, check_outputs, synchronise_batch_norm
 from irnet_tf.training.callbacks import (
     AverageStatistics,
