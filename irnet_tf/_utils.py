@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import difflib
+import importlib
+from importlib import metadata
 import io
 import os
 from pathlib import Path
@@ -39,6 +41,16 @@ def nearest(name: str, known) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def networks_package():
+    """Returns the installed package that loads networks by name, such as the zoo.
+
+    irnet_tf does not know it. It has the entry point `irnet_tf.networks`, and `load` and `info`.
+    """
+    for entry in metadata.entry_points(group="irnet_tf.networks"):
+        return importlib.import_module(entry.module)
+    raise ValueError("no installed package loads networks by name; `pip install -e .` adds the zoo")
 
 
 def csv_text(names, rows) -> str:

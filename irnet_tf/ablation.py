@@ -34,10 +34,11 @@ import sys
 
 from absl import flags as absl_flags
 from irnet_tf import compare
+from irnet_tf._utils import networks_package
 from irnet_tf.training import flags as train_flags
 
 _KEYS = {"title": str, "networks": list, "seeds": list, "flags": dict, "changes": dict}
-_RESERVED = {"model", "seed", "data_dir", "output_dir", "mode", "resume", "overwrite"}
+_NOT_OF_A_SET = {"model", "seed", "data_dir", "output_dir", "mode", "resume", "overwrite"}
 _TRAIN = Path(__file__).parents[1] / "train.py"
 
 
@@ -49,49 +50,65 @@ def read_set(path) -> tuple[str, dict[str, tuple[str, list[str]]]]:
         seed, so that an unfinished set can be compared.
 
     Raises:
-        ValueError: If the file is not a set as in the module docstring, or a network, flag or
-            value does not exist.
-        OSError: If the file cannot be read.
+        ValueError: If the file is not a set, or a network, flag or value does not exist.
     """
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
 
+    content = {"title": "", "networks": [], "seeds": [0], "flags": {}, "changes": {"": {}}}
+    content |= tomllib.loads(Path(path).read_text())
+    for key, value in content.items():
+        if not isinstance(value, _KEYS.get(key, ())):
+            kinds = ", ".join(f"{k} ({kind.__name__})" for k, kind in _KEYS.items())
+            raise ValueError(f"unexpected {key} = {value!r}; a set has {kinds}")
+    runs = {}
+    for seed, network, (change, changed) in itertools.product(
+        content["seeds"], content["networks"], content["changes"].items()
+    ):
+        flags = {**content["flags"], **changed}
+        if wrong := _NOT_OF_A_SET & set(flags):
+            raise ValueError(f"flags {sorted(wrong)} cannot be part of a set")
+        parts = (network, change or "unchanged", f"seed{seed}")
+        folder = "/".join(re.sub(r"\W+", "_", part).strip("_") for part in parts)
+        if folder in runs:
+            raise ValueError(f"two runs have the name {folder}; rename one change")
+        flags = {"model": network, "seed": seed, **flags}
+        runs[folder] = (change, [f"--{name}={value}" for name, value in flags.items()])
+        _check(runs[folder][1])
+    if not runs:
+        raise ValueError("the set has no run; networks is a list of names")
+    return content["title"], runs
+
+
+def _check(arguments: list[str]) -> None:
+    """Raises ValueError if train.py would reject the arguments."""
     try:
-        content = {"seeds": [0], "changes": {"": {}}, **tomllib.loads(Path(path).read_text())}
-        for key, value in content.items():
-            if not isinstance(value, _KEYS.get(key, ())):
-                kinds = ", ".join(f"{k} ({kind.__name__})" for k, kind in _KEYS.items())
-                raise ValueError(f"unexpected {key} = {value!r}; a set has {kinds}")
-        runs = {}
-        for seed, network, (change, changed) in itertools.product(
-            content["seeds"], content.get("networks", []), content["changes"].items()
-        ):
-            flags = {**content.get("flags", {}), **changed}
-            if wrong := set(flags) & _RESERVED:
-                raise ValueError(f"flags {sorted(wrong)} cannot be part of a set")
-            parts = (network, change or "unchanged", f"seed{seed}")
-            folder = "/".join(re.sub(r"\W+", "_", part).strip("_") for part in parts)
-            if folder in runs:
-                raise ValueError(f"two runs have the name {folder}; rename one change")
-            flags = {"model": network, "seed": seed, **flags}
-            arguments = [f"--{name}={_text(value)}" for name, value in flags.items()]
-            _parse(arguments)
-            runs[folder] = (change, arguments)
-        if not runs:
-            raise ValueError("the set has no run; networks is a list of names")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return content.get("title", ""), runs
+        values = _parse(arguments)
+        train_flags.make_recipe(networks_package().info(values.model).recipes, values)
+        _build(values.model, json.dumps(train_flags.given(values, train_flags.NETWORK)))
+    except (ValueError, absl_flags.Error) as error:
+        raise ValueError(f"{' '.join(arguments)}: {error}") from error
+
+
+@functools.cache  # most runs of a set have the same network
+def _build(network, arguments):
+    networks_package().load(network, None, **json.loads(arguments))
+
+
+def _parse(arguments):
+    values = absl_flags.FlagValues()
+    train_flags.define(values)
+    train_flags.check(values, values(["train.py", *arguments]))
+    return values
 
 
 def run_set(title: str, runs: dict, output_dir, *, data_dir=None) -> list[compare.Group]:
     """Train the runs that are not finished, then compare all.
 
     Args:
-        title: Title of the figure.
-        runs: Runs as `read_set` returns them.
+        title, runs: As `read_set` returns them.
         output_dir: Folder for the run folders, and the tables and figure of `compare.report`.
         data_dir: Flag of train.py.
 
@@ -106,62 +123,29 @@ def run_set(title: str, runs: dict, output_dir, *, data_dir=None) -> list[compar
     for i, name in enumerate(pending, 1):
         print(f"[{i}/{len(pending)}] {name}", flush=True)
         command = [sys.executable, str(_TRAIN), *runs[name][1], f"--output_dir={output_dir / name}"]
-        process = subprocess.Popen(command + ([f"--data_dir={data_dir}"] if data_dir else []))
-        try:
-            if process.wait():
-                failed.append(name)
-        except BaseException:
-            process.terminate()  # train.py saves a checkpoint
-            process.wait()
-            raise
-    done = {output_dir / name: run[0] for name, run in runs.items() if name not in failed}
-    groups = compare.report(list(done), output_dir, labels=done, title=title) if done else []
+        # If this process is stopped, the run is killed; it resumes after its last epoch.
+        if subprocess.call(command + ([f"--data_dir={data_dir}"] if data_dir else [])):
+            failed.append(name)
+    done = [name for name in runs if name not in failed]
+    paths, changes = [output_dir / name for name in done], [runs[name][0] for name in done]
+    groups = compare.report(paths, output_dir, changes, title) if done else []
     if failed:
         raise ValueError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
     return groups
 
 
-def _parse(arguments) -> dict:
-    """Values of the flags. Raises ValueError if train.py would reject the arguments."""
-    import zoo  # as train.py; irnet_tf itself does not need it
-
-    values = absl_flags.FlagValues()
-    train_flags.define(values)
-    try:
-        train_flags.check(values, values(["train.py", *arguments]))
-        train_flags.make_recipe(zoo.info(values.model).recipes, values)
-        _build(values.model, json.dumps(train_flags.given(values, train_flags.NETWORK)))
-    except (ValueError, absl_flags.Error) as error:
-        raise ValueError(f"{' '.join(arguments)}: {error}") from error
-    return {name: values[name].value for name in values}
-
-
-@functools.cache  # seeds and most changes have the same network
-def _build(network: str, arguments: str) -> None:
-    import zoo
-
-    zoo.load(network, None, **json.loads(arguments))
-
-
 def _finished(arguments, folder) -> bool:
     if not (folder / "result.json").exists():
         return False
-    flags = json.loads((folder / "config.json").read_text())["flags"]
-    wanted = json.loads(json.dumps(_parse(arguments)))
-    free = {"data_dir", "output_dir", "resume", "overwrite"}
-    names = {argument[2:].partition("=")[0] for argument in arguments} | set(flags) - free
-    if differing := sorted(name for name in names if flags.get(name) != wanted.get(name)):
+    found = json.loads((folder / "config.json").read_text())["flags"]
+    wanted = json.loads(json.dumps(train_flags.given(_parse(arguments), train_flags.NAMES)))
+    names = {*found, *wanted} - _NOT_OF_A_SET  # model and seed are in the folder's name
+    if differing := sorted(name for name in names if found.get(name) != wanted.get(name)):
         raise ValueError(
             f"{folder} holds a run with other values of {', '.join(differing)}; choose another "
             "output_dir or delete it"
         )
     return True
-
-
-def _text(value) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def main(argv=None) -> None:
@@ -177,7 +161,7 @@ def main(argv=None) -> None:
         title, runs = read_set(arguments.set)
         run_set(title, runs, arguments.output_dir, data_dir=arguments.data_dir)
     except (ValueError, OSError) as error:
-        sys.exit(f"ablation: {error}")
+        sys.exit(f"ablation {arguments.set}: {error}")
     except KeyboardInterrupt:
         sys.exit("ablation: stopped; the same command resumes the set")
 

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-import csv
 import dataclasses
-import io
-import itertools
 import json
 from pathlib import Path
 import re
@@ -23,7 +20,7 @@ import sys
 import textwrap
 
 from irnet_tf import plotting
-from irnet_tf._utils import write_atomically
+from irnet_tf._utils import csv_text, markdown_table, write_atomically
 from irnet_tf.training.run_dir import best_row, flatten, read_metrics
 
 _WIDTH = 120
@@ -33,34 +30,24 @@ _NOT_SETTINGS = ("network", "seed", "data.name", "data.classes", "recipe.data")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A saved run.
+    """A saved run: the folder's name, the rows of metrics.csv, and the identity in config.json.
 
-    Attributes:
-        name: Name of its folder.
-        network, data: Names from config.json; "" without one.
-        seed: Seed; None if unknown.
-        settings: Everything else in the config's identity, from dotted names to values.
-        rows: Rows of metrics.csv.
-        shipped: Test accuracy of the weights in the zoo; None if there are none.
+    `settings` are the rest of the identity by dotted names. `shipped` is the test accuracy of the
+    weights in the zoo.
     """
 
     name: str
-    network: str
-    data: str
-    seed: int | None
-    settings: Mapping
     rows: Sequence[Mapping[str, float]]
+    network: str = ""
+    data: str = ""
+    seed: int | None = None
+    settings: Mapping = dataclasses.field(default_factory=dict)
     shipped: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed.
-
-    Attributes:
-        changed: Difference from the other groups; "" if there is none.
-        runs: At least one run.
-    """
+    """Runs that differ only in their seed, and their difference from other groups."""
 
     changed: str
     runs: tuple[Run, ...]
@@ -99,70 +86,65 @@ def read_run(path) -> Run:
 
     Raises:
         ValueError: If no epoch has ended yet or a file is damaged.
-        OSError: If a file cannot be read.
     """
     path = Path(path)
     rows = read_metrics(path)
     if not rows:
         raise ValueError(f"{path}: no epoch has ended yet")
-    folder = path.resolve()
-    if path.is_file():
-        folder = folder.parent if path.name == "metrics.csv" else folder.with_suffix("")
-    config, result = path / "config.json", path / "result.json"
+    folder = path.parent if path.name == "metrics.csv" else path
+    name, config, result = folder.resolve().name, folder / "config.json", folder / "result.json"
     try:
         config = json.loads(config.read_text()) if config.exists() else {}
         result = json.loads(result.read_text()) if result.exists() else {}
         if "identity" not in config:  # a run of `fit`
-            return Run(folder.name, "", "", None, {}, rows)
+            return Run(name, rows)
         identity = config["identity"]
-        settings = {k: v for k, v in flatten(identity).items() if k not in _NOT_SETTINGS}
-        network, data = identity["network"], identity["data"]["name"]
-        shipped = result.get("shipped", {}).get("accuracy")
-        return Run(folder.name, network, data, identity["seed"], settings, rows, shipped)
+        return Run(
+            name,
+            rows,
+            identity["network"],
+            identity["data"]["name"],
+            identity["seed"],
+            {k: v for k, v in flatten(identity).items() if k not in _NOT_SETTINGS},
+            result.get("shipped", {}).get("accuracy"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged config.json or result.json: {error!r}") from error
 
 
 def find_runs(paths) -> list[Path]:
-    """Run folders among and below `paths`; files are kept.
-
-    Raises:
-        ValueError: If one of the paths has no run.
-    """
+    """Run folders among and below `paths`; files are kept. ValueError if a path has no run."""
     found = []
     for path in map(Path, paths):
         runs = [path] if path.is_file() else sorted(f.parent for f in path.rglob("metrics.csv"))
         if not runs:
             raise ValueError(f"{path} contains no run: it has no metrics.csv")
-        found += [run for run in runs if run not in found]
-    return found
+        found += runs
+    return list(dict.fromkeys(found))
 
 
-def group_runs(runs: Mapping[Path, Run], labels: Mapping[Path, str] | None = None) -> list[Group]:
+def group_runs(runs: Sequence[Run], changes: Sequence[str] | None = None) -> list[Group]:
     """Groups of runs that differ only in their seed, in the order of their first runs.
 
     A second run with the same seed is not another sample: it starts a group of its own.
 
     Args:
-        runs: Runs by path.
-        labels: Descriptions of the runs' changes by path; None: derived from the settings.
+        runs: Runs.
+        changes: Description of each run's changes; None: derived from the settings.
     """
-    groups: dict[tuple, list[Path]] = {}
-    for path, run in runs.items():
-        key = [run.network, run.data, dict(run.settings), (labels or {}).get(path)]
-        key = json.dumps(key if run.network else str(path), sort_keys=True)
-        for repetition in itertools.count():
-            group = groups.setdefault((key, repetition), [])
-            if run.seed not in [runs[other].seed for other in group]:
-                group.append(path)
+    groups: list[tuple[tuple, list[Run]]] = []
+    for run, change in zip(runs, changes or [None] * len(runs)):
+        key = (run.network, run.data, run.settings, change)
+        for other, members in groups:
+            if other == key and run.seed not in [member.seed for member in members]:
+                members.append(run)
                 break
-    first = [runs[group[0]] for group in groups.values()]
+        else:
+            groups.append((key, [run]))
+    first = [members[0] for _, members in groups]
     return [
-        Group(
-            labels.get(group[0], "") if labels else _changes(runs[group[0]], first),
-            tuple(runs[path] for path in group),
-        )
-        for group in groups.values()
+        Group(_changes(members[0], first) if changes is None else key[-1], tuple(members))
+        for key, members in groups
     ]
 
 
@@ -180,32 +162,19 @@ def _changes(run, others) -> str:
     return ", ".join(texts)
 
 
-def as_csv(groups: Sequence[Group]) -> str:
-    """The table as CSV, with all columns."""
-    rows = [group.row() for group in groups]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def as_markdown(groups: Sequence[Group]) -> str:
     """The table as Markdown of at most 120 columns; settings that all share are above it."""
     rows = [group.row() for group in groups]
     shared = ("network", "data", "epochs") if len(groups) > 1 else ("network", "data")
-    shared = {name: rows[0][name] for name in shared if len({row[name] for row in rows}) == 1}
-    table = []
-    for name in rows[0]:
-        cells = [textwrap.shorten(row[name], _CELL, placeholder=" ...") for row in rows]
-        if name not in shared and any(cells):
-            width = max(map(len, [name, *cells]))
-            table.append([c.ljust(width) for c in (name, "-" * width, *cells)])
-    while sum(len(column[0]) + 3 for column in table) >= _WIDTH:
-        table.pop()
-    caption = "; ".join(f"{name}: {value}" for name, value in shared.items() if value)
-    lines = "".join(f"| {' | '.join(line)} |\n" for line in zip(*table))
-    return f"{caption}\n\n{lines}" if caption else lines
+    shared = [name for name in shared if len({row[name] for row in rows}) == 1]
+    caption = "; ".join(f"{name}: {rows[0][name]}" for name in shared if rows[0][name])
+    names = [name for name in rows[0] if name not in shared and any(row[name] for row in rows)]
+    cells = [[textwrap.shorten(row[n], _CELL, placeholder=" ...") for n in names] for row in rows]
+    table = markdown_table(names, cells)
+    while table.index("\n") > _WIDTH:
+        names.pop()
+        table = markdown_table(names, [line[: len(names)] for line in cells])
+    return f"{caption}\n\n{table}" if caption else table
 
 
 def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
@@ -214,8 +183,7 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     A line is the mean over seeds, its band the range.
     """
     figure = plotting.new(11, 4.6 + 0.22 * len(groups))
-    if title:
-        figure.suptitle(title)
+    figure.suptitle(title)
     accuracy, loss = figure.subplots(1, 2)
     for i, group in enumerate(groups):
         row, seeds = group.row(), len(group.runs)
@@ -237,28 +205,27 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     return plotting.save(figure, path)
 
 
-def report(paths, out=None, labels=None, title: str = "") -> list[Group]:
+def report(paths, out=None, changes: Sequence[str] | None = None, title: str = "") -> list[Group]:
     """Compare runs: print the table; write it and the figure.
 
     Args:
         paths: Run folders or metrics.csv files.
         out: Folder for `table.csv`, `table.md`, `curves.png` and `curves.svg`; None: no files.
-        labels: Descriptions of the runs' changes by path; None: derived from the settings.
+        changes: As for `group_runs`.
         title: Title of the figure.
-
-    Returns:
-        The groups in the order of the table.
 
     Raises:
         ValueError: If a run cannot be read.
     """
-    groups = group_runs({Path(path): read_run(path) for path in paths}, labels)
-    print(as_markdown(groups), end="")
+    groups = group_runs([read_run(path) for path in paths], changes)
+    table = as_markdown(groups)
+    print(table, end="")
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "table.csv", as_csv(groups))
-        write_atomically(out / "table.md", as_markdown(groups))
+        rows = [group.row() for group in groups]
+        write_atomically(out / "table.csv", csv_text(rows[0], [row.values() for row in rows]))
+        write_atomically(out / "table.md", table)
         draw(groups, out / "curves", title)
     return groups
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-from importlib import metadata
+import dataclasses
 import json
 from pathlib import Path
 import sys
 
 from irnet_tf import analysis
 from irnet_tf import data as data_module
-from irnet_tf._utils import write_atomically
+from irnet_tf._utils import networks_package, write_atomically
 from irnet_tf.evaluation import preprocessing_of
 from irnet_tf.model_config import get_model_config
 import tensorflow as tf
-
-# The entry point of packages that load networks by name, such as the zoo.
-_NETWORKS = "irnet_tf.networks"
 
 
 def load(network: str) -> tuple[tf.keras.Model, bool]:
@@ -25,37 +22,23 @@ def load(network: str) -> tuple[tf.keras.Model, bool]:
 
     Args:
         network: Run folder, weights file, or a name that an installed package knows.
-
-    Raises:
-        ValueError: If there is no such network.
     """
-    path = Path(network)
+    path, load_by_name = Path(network), networks_package().load
     if not path.is_dir():
-        return _load_by_name(network), False
-    files = [path / f"{name}.safetensors" for name in ("final", "best")]
-    file = next((file for file in files if file.exists()), None)
-    if file is None:
+        return load_by_name(network), False
+    files = [path / "final.safetensors", path / "best.safetensors"]
+    if not (files := [file for file in files if file.exists()]):
         raise ValueError(f"{path} has no final.safetensors or best.safetensors; give a run folder")
-    model = _load_by_name(str(file))
+    model = load_by_name(str(files[0]))
     checkpoint = tf.train.latest_checkpoint(path / "checkpoints")
     if checkpoint:
         tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial()
     return model, bool(checkpoint)
 
 
-def _load_by_name(network):
-    for entry in metadata.entry_points(group=_NETWORKS):
-        return entry.load()(network)
-    raise ValueError(f"no installed package can load {network!r}; `pip install -e .` adds the zoo")
-
-
-def load_images(model, network: str, options: argparse.Namespace):
-    """Batches of test images, and their description.
-
-    A run folder's data is the data of the run. Without a run folder, `options.data` and
-    `options.data_dir`, there are none.
-    """
-    config = Path(network) / "config.json"
+def load_images(model, options: argparse.Namespace):
+    """Batches of test images, and their description; None without a run folder or data flags."""
+    config = Path(options.network) / "config.json"
     flags = json.loads(config.read_text())["flags"] if config.exists() else {}
     if not (config.exists() or options.data or options.data_dir):
         return None, ""
@@ -65,12 +48,13 @@ def load_images(model, network: str, options: argparse.Namespace):
         options.data_dir or flags.get("data_dir"),
         validation_split=options.validation_split or flags.get("validation_split"),
     )
-    count = min(options.images, data.test.num_examples)
+    split = data.test
+    split = dataclasses.replace(split, num_examples=min(options.images, split.num_examples))
     batches = data_module.evaluation_batches(
-        data.test, batch_size=min(count, 50), preprocessing=preprocessing_of(model)
+        split, batch_size=50, preprocessing=preprocessing_of(model)
     )
-    taken = batches.unbatch().take(count).batch(50)
-    return (images for images, _ in taken), f"{count} test images of {data.name}"
+    images = batches.map(lambda images, _: images)
+    return images, f"{split.num_examples} test images of {data.name}"
 
 
 def main(argv=None) -> None:
@@ -86,7 +70,7 @@ def main(argv=None) -> None:
     options = parser.parse_args(argv)
     try:
         model, latent = load(options.network)
-        images, description = load_images(model, options.network, options)
+        images, description = load_images(model, options)
         facts = analysis.analyse(model, images, latent=latent)
         table = analysis.as_markdown(facts)
         print(table, end="")

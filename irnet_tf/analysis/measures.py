@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-import csv
 import dataclasses
-import io
 import math
 
+from irnet_tf._utils import csv_text, markdown_table
 from irnet_tf.quantizers import KernelQuantizer, LibraPB, output_axes
 import numpy as np
 import tensorflow as tf
@@ -83,7 +82,8 @@ def analyse(
     shares = {} if images is None else _activation_shares(model, layers, images)
     facts = []
     for layer in layers:
-        known = _weight_facts(*binary_kernel(layer), latent) if binary_kernel(layer) else {}
+        binary = binary_kernel(layer)
+        known = _weight_facts(*binary, latent) if binary else {}
         if layer.name in shares:
             share = shares[layer.name]
             known["activation_entropy"] = float(entropy(share).mean())
@@ -131,15 +131,10 @@ def operations(model: tf.keras.Model) -> dict[str, int]:
 
 def as_csv(facts: Sequence[LayerFacts]) -> str:
     """A row per layer; exponents as `s:share` pairs."""
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [f.name for f in dataclasses.fields(LayerFacts)], lineterminator="\n"
-    )
-    writer.writeheader()
-    for layer in facts:
-        pairs = " ".join(f"{s}:{share:.6g}" for s, share in layer.exponents.items())
-        writer.writerow({**dataclasses.asdict(layer), "exponents": pairs})
-    return text.getvalue()
+    rows = [dataclasses.asdict(layer) for layer in facts]
+    for row in rows:
+        row["exponents"] = " ".join(f"{s}:{share:.6g}" for s, share in row["exponents"].items())
+    return csv_text(rows[0], [row.values() for row in rows])
 
 
 # Head, attribute, decimals, factor and explanation.
@@ -161,15 +156,13 @@ _COLUMNS = (
 
 def as_markdown(facts: Sequence[LayerFacts]) -> str:
     """The table, without empty columns, and an explanation of its columns."""
-    table, notes = [], ""
+    columns, notes = {}, ""
     for head, attribute, decimals, factor, explanation in _COLUMNS:
         values = [getattr(layer, attribute) for layer in facts]
-        if any(value is not None and value != {} for value in values):
-            cells = [head, *(_text(value, decimals, factor) for value in values)]
-            width = max(map(len, cells))
-            table.append([cell.ljust(width) for cell in (head, "-" * width, *cells[1:])])
+        if any(value not in (None, {}) for value in values):
+            columns[head] = [_text(value, decimals, factor) for value in values]
             notes += f"- {head}: {explanation}\n"
-    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*table)) + f"\n{notes}"
+    return f"{markdown_table(list(columns), list(zip(*columns.values())))}\n{notes}"
 
 
 def _text(value, decimals, factor) -> str:
@@ -225,27 +218,15 @@ def _activation_shares(model, layers, images) -> dict[str, np.ndarray]:
     if not layers:
         return {}
     inside = tf.keras.Model(model.inputs, [layer.input for layer in layers])
-
-    @tf.function(reduce_retracing=True)
-    def count(batch):
-        inputs = inside(batch, training=False)
-        sums, numbers = [], []
-        for layer, x in zip(layers, inputs if len(layers) > 1 else [inputs]):
-            bits = tf.cast(_input_quantizer(layer)(x) > 0, tf.float32)
-            axes = list(range(len(x.shape) - 1))
-            sums.append(tf.reduce_sum(bits, axes))
-            numbers.append(tf.size(x) // x.shape[-1])
-        return sums, numbers
-
-    plus, total = [0.0] * len(layers), [0] * len(layers)
+    plus, count = {layer.name: 0.0 for layer in layers}, 0
     for batch in images:
-        sums, numbers = count(batch)
-        for i, (some, number) in enumerate(zip(sums, numbers)):
-            plus[i] = plus[i] + some.numpy().astype(np.float64)
-            total[i] += int(number)
-    if not total[0]:
+        count += len(batch)
+        for layer, x in zip(layers, tf.nest.flatten(inside.predict_on_batch(batch))):
+            bits = layer.input_quantizer(x).numpy() > 0
+            plus[layer.name] += len(batch) * bits.mean(tuple(range(bits.ndim - 1)))
+    if not count:
         raise ValueError("there are no images to measure activations on")
-    return {layer.name: p / n for layer, p, n in zip(layers, plus, total)}
+    return {name: share / count for name, share in plus.items()}
 
 
 def _input_quantizer(layer):

@@ -70,26 +70,22 @@ def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
     layers = list(dict.fromkeys(row["layer"] for row in details))
     epochs = sorted({int(row["epoch"]) for row in details})
     figure = plotting.new(11, 1.6 + 0.2 * len(layers))
-    if title:
-        figure.suptitle(title)
-    for axes, name, label in zip(
+    figure.suptitle(title)
+    for axes, (name, factor, label) in zip(
         figure.subplots(1, 2, sharey=True),
-        ("flip_ratio", "gradient_norm"),
-        ("share of weights that changed sign in the epoch, %", "norm of the loss's gradient, nats"),
+        (
+            ("flip_ratio", 100, "share of weights that changed sign in the epoch, %"),
+            ("gradient_norm", 1, "norm of the loss's gradient, nats"),
+        ),
     ):
         grid = np.full((len(layers), len(epochs)), np.nan)
         for row in details:
-            if row[name] not in ("", None):
-                value = float(row[name]) * (100 if name == "flip_ratio" else 1)
-                grid[layers.index(row["layer"]), epochs.index(int(row["epoch"]))] = value
-        grid[grid == 0] = np.nan
+            value = float(row[name] or 0) or np.nan  # a logarithmic scale has no zero
+            grid[layers.index(row["layer"]), epochs.index(int(row["epoch"]))] = factor * value
         scale = LogNorm() if np.isfinite(grid).any() else None
-        mesh = axes.pcolormesh(
-            [e - 0.5 for e in epochs] + [epochs[-1] + 0.5],
-            np.arange(len(layers) + 1) - 0.5,
-            grid,
-            norm=scale,
-            cmap="cividis",
+        extent = (epochs[0] - 0.5, epochs[-1] + 0.5, len(layers) - 0.5, -0.5)
+        mesh = axes.imshow(
+            grid, "cividis", norm=scale, aspect="auto", interpolation="nearest", extent=extent
         )
         axes.set_yticks(range(len(layers)), layers, fontsize=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -97,6 +93,5 @@ def draw_details(details: Sequence[dict], path, title: str = "") -> list[Path]:
         bar = figure.colorbar(mesh, ax=axes, label=label)
         if scale is not None:
             plotting.plain_log_ticks(bar.ax.yaxis)
-    axes.invert_yaxis()  # shared
     figure.axes[0].set_ylabel("layer, from input to output")
     return plotting.save(figure, path)
