@@ -35,7 +35,7 @@ VARIANTS = {
 
 def make_step(entry, arguments, batch, jit_compile):
     """A function that runs one training step and returns its duration in seconds."""
-    model = entry.builder(**{**entry.arguments, **arguments})
+    model = entry.config.build(**arguments)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, *model.input_shape[1:])).astype("float32")
     labels = rng.integers(0, 10, batch).astype("int32")

@@ -18,7 +18,7 @@ API = (
     "irnet_tf.preprocessing", "irnet_tf.model_config", "irnet_tf.data", "irnet_tf.training",
     "irnet_tf.evaluation", "irnet_tf.weights", "irnet_tf.pytorch", "irnet_tf.export",
     "irnet_tf.analysis", "irnet_tf.compare", "irnet_tf.ablation",
-    "zoo.loading", "zoo.prediction", "zoo.registry", "zoo.runtime",
+    "zoo.loading", "zoo.prediction", "zoo.registry", "zoo.registration", "zoo.runtime",
 )  # fmt: skip
 
 

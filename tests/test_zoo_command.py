@@ -1,7 +1,6 @@
 """`python -m zoo`: output and errors of its commands, and the facts it prints."""
 
 import dataclasses
-from importlib import metadata
 import json
 import os
 from pathlib import Path
@@ -50,13 +49,9 @@ def test_the_table(capsys):
     assert lines["imagenet/resnet18_bireal_1w1a"][1:6] == ["1/1", "11.70M", "4.24", "MB", "58.1"]
     assert lines["imagenet/resnet34_normal_1w32a"][1:3] == ["1/32", "21.82M"]
     for name in TRAINED:
-        entry = zoo.info(name)
         unit = {"KB": 1e3, "MB": 1e6}[lines[name][4]]
-        assert float(lines[name][3]) == pytest.approx(entry.weights.size / unit, rel=0.1)
-        result = entry.results["result"]
-        accuracy = find_model_config(name).results["accuracy"]
-        assert f"{100 * accuracy:.2f}" in lines[name]
-        assert f"({100 * result['best']['accuracy']:.2f})" in lines[name]
+        assert float(lines[name][3]) == pytest.approx(zoo.info(name).weights.size / unit, rel=0.1)
+        assert f"{100 * find_model_config(name).results['accuracy']:.2f}" in lines[name]
     main(["list", "digits"])
     some = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in some[4:]] == zoo.list_models("digits/*")
@@ -117,26 +112,17 @@ def test_facts_of_a_trained_and_of_an_untrained_network():
     assert found["larq-zoo's weights"].startswith("top-1 57.47 %") and "paper" not in found
 
 
-def test_origin_and_size_of_weights():
-    assert zoo.info("larq_zoo/BiRealNet").origin == f"larq-zoo {metadata.version('larq-zoo')}"
-    assert zoo.info("imagenet/resnet18_bireal_1w1a").origin is None
-    for name in TRAINED:
-        weights = zoo.info(name).weights
-        assert zoo.info(name).origin == weights.sha256
-        assert (WEIGHTS / weights.file).stat().st_size == weights.size
-
-
 def test_info(capsys, tmp_path):
     main(["info", NAME])
     out = capsys.readouterr().out
     for text in (
-        "cifar_resnet(depth=20, structure='bireal'", "mean 0.5, 0.5, 0.5", "10: 0, 1, 2",
+        "depth 20, structure bireal", "mean 0.5, 0.5, 0.5", "classes          0, 1, 2",
         "271,354 (269,850 trainable)", "98.89 %", zoo.info(NAME).weights.sha256, "recipe paper",
     ):  # fmt: skip
         assert text in out
     save_weights(zoo.load(NAME, None, structure="normal"), tmp_path / "mine.safetensors")
     main(["info", str(tmp_path / "mine.safetensors")])
-    assert "structure='normal'" in capsys.readouterr().out
+    assert "structure normal" in capsys.readouterr().out
 
 
 def test_predicting_with_a_file_alone_in_a_fresh_process(digit, tmp_path):
@@ -196,16 +182,13 @@ def test_errors_are_one_line(arguments, message):
     "arguments",
     [
         ["lst"],
-        [""],
         ["--nonsense"],
         ["predict", NAME, "x.png", "--top=0"],
         ["predict", NAME, "x.png", "--tp=3"],
         ["predict", NAME],
         ["info", NAME, NAME],
-        ["sizes", "x"],
         ["export", NAME],
-        ["export", NAME, "--output=x.tflite", "--input_shape=3,3"],
-        ["export", NAME, "--output=x.tflite", "--std=nan"],
+        ["export", NAME, "--output=x.tflite", "--input_shape=3,x"],
     ],
 )
 def test_bad_flags(arguments, capsys):

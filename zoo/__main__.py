@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
+import functools
 import os
 import sys
 
@@ -69,7 +69,7 @@ def _parser():
     flag("--weights", default="pretrained", help="weights file, 'pretrained', or 'none' (random)")
     flag("--uint8_input", action="store_true", help="take pixels and normalise them in the file")
     flag("--num_classes", type=_positive, help="number of classes, for random weights")
-    flag("--input_shape", type=_shape, help="height,width,channels; default: the network's")
+    flag("--input_shape", type=_integers, help="height,width,channels; default: the network's")
     flag("--mean", type=_floats, help="mean per channel of images in 0 to 1, if not in the network")
     flag("--std", type=_floats, help="standard deviation per channel, if not in the network")
     flag("--validation_split", type=float, help="as in train.py, for data without test images")
@@ -85,18 +85,12 @@ def _positive(text):
     return number
 
 
-def _shape(text):
-    shape = tuple(_positive(side) for side in text.split(","))
-    if len(shape) != 3:
-        raise argparse.ArgumentTypeError(f"must be height,width,channels, got {text}")
-    return shape
+def _integers(text):
+    return tuple(int(number) for number in text.split(","))
 
 
 def _floats(text):
-    numbers = [float(number) for number in text.split(",")]
-    if not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"must be finite numbers, got {text}")
-    return numbers
+    return [float(number) for number in text.split(",")]
 
 
 def _list(options):
@@ -115,19 +109,19 @@ def _list(options):
     print(row("network", "W/A", "params", "size", "paper", "ours", "weights, or how to train them"))
     for name in names:
         entry = zoo.info(name)
-        accuracy, weights = "-", f"python train.py --model={name}"
+        ours, weights = "-", f"python train.py --model={name}"
         if entry.pretrained is not None:
             weights = "larq-zoo's, downloaded by zoo.load"
         elif entry.results:
             result, identity = entry.results["result"], entry.results["config"]["identity"]
             last, best = (100 * result[part]["accuracy"] for part in ("shipped", "best"))
-            accuracy = f"{last:.2f} ({best:.2f})"
+            ours = f"{last:.2f} ({best:.2f})"
             epochs, data = identity["recipe"]["epochs"], identity["data"]["name"]
             weights = f"{entry.weights.file}, {epochs} epochs, {data}"
-        paper = "-" if entry.paper is None else f"{100 * entry.paper[0]:.1f}"
+        paper = f"{100 * entry.paper[0]:.1f}" if entry.paper else "-"
         parameters = f"{entry.sizes['parameters'] / 1e6:.2f}M"
         size = size_text(entry.sizes["packed_size"])
-        print(row(name, entry.bits, parameters, size, paper, accuracy, weights))
+        print(row(name, entry.bits, parameters, size, paper, ours, weights))
 
 
 def _info(options):
@@ -137,8 +131,8 @@ def _info(options):
 
     known = config_facts(find_model_config(options.network))
     if options.network in zoo.list_models():
-        known = {title: known.get(title) for title in ("network", "builder", "classes")}
-        known |= facts(zoo.info(options.network))
+        titles = ("network", "builder", "arguments", "classes")
+        known = {title: known.get(title) for title in titles} | facts(zoo.info(options.network))
     for title, text in known.items():
         if text:
             print(f"{title:16} {text}")
@@ -151,11 +145,7 @@ def _predict(options):
     if options.network.endswith((".xml", ".tflite")):
         predict = Runner(options.network).predict
     else:
-        model = zoo.load(options.network)
-
-        def predict(image, top):
-            return zoo.predict(model, image, top)
-
+        predict = functools.partial(zoo.predict, zoo.load(options.network))
     if not predict_files(predict, options.images, options.top):
         sys.exit(1)
 
@@ -169,12 +159,11 @@ def _verify(options):
     equal = True
     names = options.names or [n for n in zoo.list_models(pretrained=True) if zoo.info(n).weights]
     for name in names:
-        entry = zoo.info(name)
-        if entry.weights is None:
-            raise ValueError(f"{name!r} has no weights to verify")
         config = find_model_config(name)
+        if config.results is None:
+            raise ValueError(f"{name!r} has no weights to verify")
         stated, on = config.results["accuracy"], config.data["name"]
-        source = entry.recipe.data
+        source = config.recipe["data"]
         images = data.load(source, None if source == "digits" else options.data_dir)
         with tf.device("CPU:0"):  # GPUs add in another order
             result = evaluation.evaluate(zoo.load(name), images)

@@ -1,9 +1,7 @@
 """Networks of table 3 of the paper, for CIFAR-10."""
 
-from irnet_tf.models import cifar_resnet, resnet, vgg_small
-from irnet_tf.preprocessing import CIFAR10
 from irnet_tf.training import Recipe
-from zoo.registry import register, register_full_precision
+from zoo.registration import register, register_full_precision
 
 # The authors' recipes.
 _RESNET20_1W32A = Recipe(
@@ -36,53 +34,47 @@ _FAST_RESNET18 = _FAST.replace(
 
 resnet20_bireal_1w1a = register(
     "cifar10/resnet20_bireal_1w1a",
-    cifar_resnet,
+    "cifar_resnet",
     {"depth": 20, "structure": "bireal"},
     _RESNET20_1W1A,
-    preprocessing=CIFAR10,
-    recipes={"fast": _FAST.replace(epochs=300)},
+    fast=_FAST.replace(epochs=300),
     paper=(0.865,),
 )
 resnet20_bireal_fp = register_full_precision(
-    "cifar10/resnet20_bireal_1w1a",
-    recipes={"fast": _FAST.replace(epochs=150)},
+    "cifar10/resnet20_bireal_1w1a", fast=_FAST.replace(epochs=150)
 )
 resnet20_normal_1w1a = register(
     "cifar10/resnet20_normal_1w1a",
-    cifar_resnet,
+    "cifar_resnet",
     {"depth": 20, "structure": "normal"},
     _RESNET20_1W1A,
-    preprocessing=CIFAR10,
-    recipes={"fast": _FAST},
+    fast=_FAST,
     paper=(0.854,),
 )
 resnet20_normal_1w32a = register(
     "cifar10/resnet20_normal_1w32a",
-    cifar_resnet,
+    "cifar_resnet",
     {"depth": 20, "structure": "normal", "activation_bits": 32},
     _RESNET20_1W32A,
-    preprocessing=CIFAR10,
-    recipes={"fast": _FAST},
+    fast=_FAST,
     paper=(0.908,),
 )
 resnet20_normal_fp = register_full_precision("cifar10/resnet20_normal_1w32a", paper=(0.917,))
 vgg_small_1w1a = register(
     "cifar10/vgg_small_1w1a",
-    vgg_small,
+    "vgg_small",
     {},
     _VGG_SMALL,
-    preprocessing=CIFAR10,
-    recipes={"fast": _FAST_VGG_SMALL},
+    fast=_FAST_VGG_SMALL,
     paper=(0.904,),
 )
 vgg_small_fp = register_full_precision("cifar10/vgg_small_1w1a", paper=(0.917,))
 resnet18_normal_1w1a = register(
     "cifar10/resnet18_normal_1w1a",
-    resnet,
+    "resnet",
     {"depth": 18, "stem": "cifar", "structure": "normal"},
     _RESNET18,
-    preprocessing=CIFAR10,
-    recipes={"fast": _FAST_RESNET18},
+    fast=_FAST_RESNET18,
     paper=(0.915,),
 )
 resnet18_normal_fp = register_full_precision("cifar10/resnet18_normal_1w1a", paper=(0.930,))

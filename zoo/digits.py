@@ -1,9 +1,7 @@
 """Networks for scikit-learn's embedded 8x8 digits, shown as 32x32 images."""
 
-from irnet_tf.models import cifar_resnet
-from irnet_tf.preprocessing import DIGITS
 from irnet_tf.training import Recipe
-from zoo.registry import register, register_full_precision
+from zoo.registration import register, register_full_precision
 
 # Chosen to end within minutes on two cores.
 _RECIPE = Recipe(
@@ -17,9 +15,8 @@ _RECIPE = Recipe(
 
 resnet20_bireal_1w1a = register(
     "digits/resnet20_bireal_1w1a",
-    cifar_resnet,
+    "cifar_resnet",
     {"depth": 20, "structure": "bireal"},
     _RECIPE,
-    preprocessing=DIGITS,
 )
 resnet20_bireal_fp = register_full_precision("digits/resnet20_bireal_1w1a")

@@ -9,8 +9,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 PACKAGE_FOLDER = Path(__file__).parent / "weights"
 
-_CHUNK = 1 << 16
-
 
 def fetch(file_name: str, sha256: str, size: int) -> Path:
     """The path of a weights file with the given size and SHA-256.
@@ -58,17 +56,17 @@ def _download(url, path, sha256, size):
     import requests
     import tqdm
 
-    class Progress(tqdm.tqdm):
-        received = 0
-
-        def __bool__(self):  # pooch skips a bar that is false, as one without a total is
-            return True
-
-        def update(self, n=1):
-            self.received += n  # pooch adds the total once more at the end
-            if self.received > 2 * size + _CHUNK:
-                raise ValueError(f"{url} sends more than the expected {size} bytes")
-            super().update(n)
+    def download(url, temporary, _):
+        with (
+            requests.get(url, auth=auth, stream=True, timeout=60) as response,
+            tqdm.tqdm(total=size, unit="B", unit_scale=True, disable=None) as progress,
+            open(temporary, "wb") as file,
+        ):
+            response.raise_for_status()
+            for piece in response.iter_content(1 << 16):
+                progress.update(file.write(piece))
+                if file.tell() > size:
+                    raise ValueError(f"{url} sends more than the expected {size} bytes")
 
     parts = urlsplit(url)
     credentials, _, host = parts.netloc.rpartition("@")
@@ -79,12 +77,8 @@ def _download(url, path, sha256, size):
     auth = (user, password) if credentials else None
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            filelock.FileLock(path.with_name(f".{path.name}.lock")),
-            Progress(total=size, unit="B", unit_scale=True, disable=None) as progress,
-        ):
-            downloader = pooch.HTTPDownloader(progress, _CHUNK, auth=auth)
-            pooch.retrieve(url, sha256, path.name, path.parent, downloader=downloader)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            pooch.retrieve(url, sha256, path.name, path.parent, downloader=download)
     except requests.RequestException as error:
         raise OSError(f"download of {url} failed: {error}") from None
     return path

@@ -53,12 +53,11 @@ def _load(options):
 
 def _test_images(model, options):
     """Inputs of the file, labels or None, and the name of their source."""
-    shape, config = model.input_shape[1:], get_model_config(model)
-    preprocessing, labels = config.preprocessing, None
+    config = get_model_config(model)
     known = config.network in zoo.list_models()
     name = zoo.info(config.network).recipe.data if known else "folder"
-    square = preprocessing is not None and shape[0] == shape[1] and shape[2] == 3
-    if square and (options.data_dir or name == "digits"):
+    preprocessing, labels = config.preprocessing, None
+    if preprocessing and (options.data_dir or name == "digits"):
         images = data.load(name, options.data_dir, validation_split=options.validation_split)
         pixels, labels = _take(images.test, preprocessing, options.images)
         source = f"test images of {images.name.removeprefix('images of ')}"
@@ -67,11 +66,11 @@ def _test_images(model, options):
         except ValueError:  # the images show other classes
             labels = None
     else:
-        pixels = np.random.default_rng(0).integers(0, 256, (options.images, *shape), np.uint8)
-        source = "noise"
+        shape = (options.images, *model.input_shape[1:])
+        pixels, source = np.random.default_rng(0).integers(0, 256, shape, np.uint8), "noise"
     if options.uint8_input:
         return pixels, labels, source
-    if square:
+    if preprocessing:
         return preprocessing.normalise(pixels).numpy(), labels, source
     return ((pixels / 255 - 0.5) / 0.25).astype(np.float32), labels, source
 

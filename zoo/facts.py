@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import textwrap
 
 from irnet_tf import weights
 from irnet_tf.analysis import operations
@@ -25,22 +27,10 @@ def measure(name: str) -> dict[str, int]:
     }
 
 
-def config_facts(config: ModelConfig) -> dict[str, str | None]:
-    """Titles and texts about a weights file, from its model config."""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in config.arguments.items())
-    classes = config.classes
-    return {
-        "network": config.network,
-        "builder": f"{config.builder}({arguments})",
-        "preprocessing": config.preprocessing and str(config.preprocessing),
-        "classes": classes
-        and f"{len(classes)}: {', '.join(classes[:20])}{' ...' if len(classes) > 20 else ''}",
-        "trained on": config.data and config.data.get("name"),
-        "results": _pairs(config.results),
-        "run": _pairs({**(config.training or {}), "seed": config.seed}),
-        "recipe": _pairs(config.recipe),
-        "initialised from": config.initialized_from,
-    }
+def config_facts(config: ModelConfig) -> dict[str, str]:
+    """Fields of a model config as text, for `info` of a weights file."""
+    values = config.to_dict() | {"preprocessing": str(config.preprocessing)}
+    return {name: textwrap.shorten(_text(value), 300) for name, value in values.items()}
 
 
 def facts(entry: Entry) -> dict[str, str]:
@@ -86,20 +76,18 @@ def _run_facts(entry):
         return {}
     result, config = entry.results["result"], entry.results["config"]
     identity, machine = config["identity"], config["machine"]
-    shipped, best, data = result["shipped"], result["best"], identity["data"]
+    shipped, data = result["shipped"], identity["data"]
     top5 = shipped["top5"] if len(data["classes"]) > 5 else None
-    seconds = result["seconds"]
-    time = f"{seconds / 3600:.1f} hours" if seconds > 3600 else f"{seconds / 60:.1f} minutes"
     gpus = sum("GPU" in device for device in machine["devices"])
-    processor = machine.get("processor", machine["platform"])
     return {
         "ours": f"{_accuracies(shipped['accuracy'], top5)} after the last epoch, "
-        f"{100 * best['accuracy']:.2f} % in the best; one run, seed {identity['seed']}",
+        f"{100 * result['best']['accuracy']:.2f} % in the best; one run, seed {identity['seed']}",
         "trained on": f"{data['name']}: {data['train_images']:,} training and "
         f"{data['test_images']:,} test images",
         "recipe of the run": _recipe(recipe_of(identity)),
-        "run": f"{time}, {processor}{f', {gpus} GPU(s)' if gpus else ''}, TensorFlow "
-        f"{config['versions']['tensorflow']}",
+        "run": f"{datetime.timedelta(seconds=round(result['seconds']))} h, "
+        f"{machine.get('processor', machine['platform'])}{f', {gpus} GPU(s)' if gpus else ''}, "
+        f"TensorFlow {config['versions']['tensorflow']}",
         "note": config.get("note"),
         "repeat": command(entry),
     }
@@ -112,11 +100,14 @@ def _recipe(recipe):
         if (value := getattr(recipe, field.name)) != field.default
         or field.name in ("weight_decay", "t_min", "t_max")
     }
-    return _pairs(changed)
+    return _text(changed)
 
 
-def _pairs(values):
-    return values and ", ".join(f"{k} {v}" for k, v in values.items() if v is not None)
+def _text(value):
+    """A JSON value without quotes and braces."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
+    return ", ".join(map(_text, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _accuracies(top1, top5=None):

@@ -1,9 +1,7 @@
 """Networks of table 4 of the paper, for ImageNet."""
 
-from irnet_tf.models import resnet
-from irnet_tf.preprocessing import IMAGENET
 from irnet_tf.training import Recipe
-from zoo.registry import register, register_full_precision
+from zoo.registration import register, register_full_precision
 
 # The authors' 62,500 steps of 2,048 images are 100 epochs; 2,500 of them warm up.
 _RECIPE = Recipe(
@@ -22,37 +20,33 @@ _RECIPE = Recipe(
 
 resnet18_bireal_1w1a = register(
     "imagenet/resnet18_bireal_1w1a",
-    resnet,
+    "resnet",
     {"depth": 18, "structure": "bireal"},
     _RECIPE.replace(weight_decay=1e-5),
-    preprocessing=IMAGENET,
     paper=(0.581, 0.800),
 )
 resnet18_bireal_fp = register_full_precision("imagenet/resnet18_bireal_1w1a", _RECIPE)
 resnet18_normal_1w32a = register(
     "imagenet/resnet18_normal_1w32a",
-    resnet,
+    "resnet",
     {"depth": 18, "structure": "normal", "activation_bits": 32},
     _RECIPE,
-    preprocessing=IMAGENET,
     paper=(0.665, 0.868),
 )
 resnet18_normal_fp = register_full_precision("imagenet/resnet18_normal_1w32a")
 resnet34_bireal_1w1a = register(
     "imagenet/resnet34_bireal_1w1a",
-    resnet,
+    "resnet",
     {"depth": 34, "structure": "bireal"},
     _RECIPE,
-    preprocessing=IMAGENET,
     paper=(0.629, 0.841),
 )
 resnet34_bireal_fp = register_full_precision("imagenet/resnet34_bireal_1w1a")
 resnet34_normal_1w32a = register(
     "imagenet/resnet34_normal_1w32a",
-    resnet,
+    "resnet",
     {"depth": 34, "structure": "normal", "activation_bits": 32},
     _RECIPE,
-    preprocessing=IMAGENET,
     paper=(0.704, 0.895),
 )
 resnet34_normal_fp = register_full_precision("imagenet/resnet34_normal_1w32a")

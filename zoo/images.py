@@ -39,7 +39,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         ValueError: If the file is not an image, is damaged, or has more than `MAX_PIXELS`.
         OSError: If the file cannot be opened.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{os.fspath(path)!r} is not a regular file")
@@ -48,12 +48,10 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
             return pixels_of(image)
-    except UnidentifiedImageError:
-        raise ValueError(
-            f"{os.fspath(path)!r} cannot be read as an image: not one of {', '.join(FORMATS)}"
-        ) from None
     except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{os.fspath(path)!r} cannot be read as an image: {error}") from error
+        raise ValueError(
+            f"{os.fspath(path)!r} cannot be read as an image ({', '.join(FORMATS)}): {error}"
+        ) from error
 
 
 def pixels_of(image) -> np.ndarray:

@@ -10,9 +10,9 @@ antialiased; larq-zoo's is bicubic.
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import functools
-import importlib
+from importlib.metadata import version
+import sys
 import urllib.error
 
 from irnet_tf._compat import layers_from_zero, rename
@@ -21,51 +21,32 @@ from irnet_tf.models.common import fresh_quantizer
 from irnet_tf.preprocessing import IMAGENET
 from irnet_tf.training import Recipe
 import tensorflow as tf
-from zoo.registry import register
-
-_MODULES: dict[str, str] = {}
+from zoo.registration import register
 
 
-def build(
+def _build(
     network: str,
     *,
     num_classes: int = 1000,
-    input_shape=(224, 224, 3),
+    input_shape: tuple[int, int, int] = (224, 224, 3),
     input_tensor=None,
     include_top: bool = True,
     kernel_quantizer=None,
     input_quantizer=None,
     name: str | None = None,
 ) -> tf.keras.Model:
-    """A network of larq-zoo with random weights.
+    """A network of larq-zoo with random weights; arguments as those of `irnet_tf.models`.
 
-    Args:
-        network: Name of the network in larq-zoo.
-        num_classes: Length of the output.
-        input_shape: `(height, width, 3)`.
-        input_tensor: Keras tensor to build on instead of a new input.
-        include_top: Whether the network ends in the classifier.
-        kernel_quantizer, input_quantizer: Larq quantizers that replace the network's own in every
-            layer that has one. A new kernel quantizer also removes the kernel constraints.
-        name: Name of the model.
-
-    Returns:
-        A Keras model from `[batch, height, width, 3]` to probabilities `[batch, num_classes]`.
-        Layers are numbered from 0, so that their names depend only on the network.
-
-    Raises:
-        ValueError: For an invalid argument.
+    `kernel_quantizer` and `input_quantizer` replace the network's own in every layer that has one.
+    A new kernel quantizer also removes the kernel constraints.
     """
     input_shape = input_shape and tuple(input_shape)
     quantizers = {"kernel_quantizer": kernel_quantizer, "input_quantizer": input_quantizer}
     quantizers = {key: value for key, value in quantizers.items() if value is not None}
     arguments = {"num_classes": num_classes, "input_shape": input_shape, "include_top": include_top}
-    # Keras numbers layers over the whole process, but a weights file needs constant names.
-    numbering = contextlib.nullcontext() if input_tensor is not None else layers_from_zero()
     factory = _factory(network, quantizers)
     try:
-        with numbering:
-            model = factory(**arguments, input_tensor=input_tensor, weights=None).build()
+        model = factory(**arguments, input_tensor=input_tensor, weights=None).build()
     except Exception as error:
         raise ValueError(f"{network} cannot be built with {arguments}: {error}") from error
     if name is not None:
@@ -73,12 +54,10 @@ def build(
         arguments["name"] = name
     if input_tensor is not None:
         return model
-    defaults = {"num_classes": 1000, "input_shape": (224, 224, 3), "include_top": True}
-    arguments = {key: value for key, value in arguments.items() if value != defaults.get(key)}
     return _with_config(model, network, arguments | quantizers)
 
 
-def _with_config(model, network, arguments):
+def _with_config(model, network, arguments, **facts):
     classifier = None
     if arguments.get("include_top", True):
         classifier = next(  # the last layer with weights that is not a batch norm
@@ -91,17 +70,19 @@ def _with_config(model, network, arguments):
         plain_arguments(arguments),
         output="probabilities" if classifier else "logits",
         classifier=classifier,
+        **facts,
     )
     return set_model_config(model, config)
 
 
 def _factory(network: str, quantizers: dict) -> Callable:
     """larq-zoo's factory class, or a subclass with other quantizers."""
+    from larq_zoo import literature, sota
     from zookeeper import factory
 
-    module = importlib.import_module(f"larq_zoo.{_MODULES[network]}")
+    function = getattr(literature, network, None) or getattr(sota, network)
     name = "RealToBinNetBNN" if network == "RealToBinaryNet" else network
-    found = getattr(module, f"{name}Factory")
+    found = getattr(sys.modules[function.__module__], f"{name}Factory")
     changes = {}
     for field, quantizer in quantizers.items():
         fresh_quantizer(quantizer)  # raises ValueError for an unknown name
@@ -113,10 +94,11 @@ def _factory(network: str, quantizers: dict) -> Callable:
 
 def _pretrained(network: str) -> tf.keras.Model:
     """The network with larq-zoo's weights, which larq-zoo downloads."""
-    arguments = {"num_classes": 1000, "input_shape": (224, 224, 3), "include_top": True}
+    arguments = {"num_classes": 1000, "input_shape": (224, 224, 3)}
     try:
         with layers_from_zero():
-            model = _factory(network, {})(weights="imagenet", **arguments).build()
+            factory = _factory(network, {})
+            model = factory(weights="imagenet", **arguments).build()
     except Exception as error:
         failed = isinstance(error, (urllib.error.URLError, ConnectionError))
         if not failed and "fetch failure" not in str(error).lower():  # of Keras's get_file
@@ -125,17 +107,17 @@ def _pretrained(network: str) -> tf.keras.Model:
             f"larq-zoo's weights of 'larq_zoo/{network}' cannot be downloaded from "
             f"github.com/larq/zoo: {error}. They need internet; weights=None gives random ones"
         ) from error
-    return _with_config(model, network, {})
+    source = f"larq-zoo {version('larq-zoo')}"
+    facts = {"network": f"larq_zoo/{network}", "preprocessing": IMAGENET}
+    return _with_config(model, network, arguments, initialized_from=source, **facts)
 
 
-def _register(name, module, epochs, batch_size, paper, bits="1/1"):
-    _MODULES[name] = module
-    builder = functools.partial(build, name)
-    builder.__name__ = name
-    register_builder(f"larq_zoo/{name}", builder)
+def _register(network, epochs, batch_size, *paper, bits="1/1"):
+    name = f"larq_zoo/{network}"
+    register_builder(name, functools.partial(_build, network))
     return register(
-        f"larq_zoo/{name}",
-        builder,
+        name,
+        name,
         {},
         Recipe(
             data="imagenet2012",
@@ -146,30 +128,25 @@ def _register(name, module, epochs, batch_size, paper, bits="1/1"):
             augmentation="imagenet",
             scale_lr_with_batch=True,
         ),
-        preprocessing=IMAGENET,
         paper=paper,
-        pretrained=functools.partial(_pretrained, name),
+        pretrained=functools.partial(_pretrained, network),
         bits=bits,
         output="probabilities",
     )
 
 
-# Module of larq-zoo, epochs, batch size, top-1 and top-5 accuracy.
-BinaryAlexNet = _register("BinaryAlexNet", "literature.binary_alex_net", 150, 512, (0.3630, 0.6153))
-BiRealNet = _register("BiRealNet", "literature.birealnet", 300, 512, (0.5747, 0.7984))
-BinaryResNetE18 = _register("BinaryResNetE18", "literature.resnet_e", 120, 1024, (0.5832, 0.8079))
-BinaryDenseNet28 = _register("BinaryDenseNet28", "literature.densenet", 120, 256, (0.6091, 0.8283))
-BinaryDenseNet37 = _register("BinaryDenseNet37", "literature.densenet", 120, 192, (0.6289, 0.8419))
-BinaryDenseNet37Dilated = _register(
-    "BinaryDenseNet37Dilated", "literature.densenet", 80, 256, (0.6434, 0.8515)
-)
-BinaryDenseNet45 = _register("BinaryDenseNet45", "literature.densenet", 125, 384, (0.6459, 0.8521))
-DoReFaNet = _register("DoReFaNet", "literature.dorefanet", 90, 256, (0.5339, 0.7650), "1/2")
-MeliusNet22 = _register("MeliusNet22", "literature.meliusnet", 120, 256, (0.624, 0.839))
-RealToBinaryNet = _register(
-    "RealToBinaryNet", "literature.real_to_bin_nets", 75, 256, (0.6501, 0.8572)
-)
-XNORNet = _register("XNORNet", "literature.xnornet", 100, 1200, (0.4496, 0.6918))
-QuickNet = _register("QuickNet", "sota.quicknet", 600, 2048, (0.633, 0.846))
-QuickNetSmall = _register("QuickNetSmall", "sota.quicknet", 600, 2048, (0.594, 0.818))
-QuickNetLarge = _register("QuickNetLarge", "sota.quicknet", 600, 2048, (0.669, 0.870))
+# Epochs, batch size, top-1 and top-5 accuracy.
+BinaryAlexNet = _register("BinaryAlexNet", 150, 512, 0.3630, 0.6153)
+BiRealNet = _register("BiRealNet", 300, 512, 0.5747, 0.7984)
+BinaryResNetE18 = _register("BinaryResNetE18", 120, 1024, 0.5832, 0.8079)
+BinaryDenseNet28 = _register("BinaryDenseNet28", 120, 256, 0.6091, 0.8283)
+BinaryDenseNet37 = _register("BinaryDenseNet37", 120, 192, 0.6289, 0.8419)
+BinaryDenseNet37Dilated = _register("BinaryDenseNet37Dilated", 80, 256, 0.6434, 0.8515)
+BinaryDenseNet45 = _register("BinaryDenseNet45", 125, 384, 0.6459, 0.8521)
+DoReFaNet = _register("DoReFaNet", 90, 256, 0.5339, 0.7650, bits="1/2")
+MeliusNet22 = _register("MeliusNet22", 120, 256, 0.624, 0.839)
+RealToBinaryNet = _register("RealToBinaryNet", 75, 256, 0.6501, 0.8572)
+XNORNet = _register("XNORNet", 100, 1200, 0.4496, 0.6918)
+QuickNet = _register("QuickNet", 600, 2048, 0.633, 0.846)
+QuickNetSmall = _register("QuickNetSmall", 600, 2048, 0.594, 0.818)
+QuickNetLarge = _register("QuickNetLarge", 600, 2048, 0.669, 0.870)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+import itertools
 import os
 from pathlib import Path
 import threading
@@ -56,20 +57,16 @@ def predict(
     if config.classifier is None and not config.arguments.get("include_top", True):
         raise ValueError(f"{model.name!r} has no classifier (include_top=False)")
     compute = _compiled(model.get_layer(index=-1) if takes_raw_images(model) else model)
-    outputs = [compute(batch).numpy() for batch in _batches(images, config.preprocessing)]
+    inputs = (
+        image
+        for batch in rgb_batches(images)
+        for start in range(0, len(batch), _BATCH)
+        for image in config.preprocessing(batch[start : start + _BATCH]).numpy()
+    )
+    outputs = []
+    while batch := list(itertools.islice(inputs, _BATCH)):
+        outputs.append(compute(np.stack(batch)).numpy())
     return decode_predictions(np.concatenate(outputs), config, top=top)
-
-
-def _batches(images, preprocessing) -> Iterator[tf.Tensor]:
-    waiting = []
-    for batch in rgb_batches(images):
-        for start in range(0, len(batch), _BATCH):
-            waiting += tf.unstack(preprocessing(batch[start : start + _BATCH]))
-            while len(waiting) >= _BATCH:
-                yield tf.stack(waiting[:_BATCH])
-                del waiting[:_BATCH]
-    if waiting:
-        yield tf.stack(waiting)
 
 
 def _compiled(model):
@@ -95,7 +92,7 @@ def preprocess_input(
 
     Args:
         images: Pixels from 0 to 255 of any type, `[height, width, 3]` or `[batch, height, width,
-            3]`; grey images `[height, width]` or `[..., 1]`. Tensors of a `tf.data` pipeline work.
+            3]`; grey images `[height, width]` or `[..., 1]`. In a `tf.data` pipeline RGB tensors.
         network: Name in the zoo, path of a weights file, model with a model config, or a
             `Preprocessing`.
 
@@ -109,11 +106,7 @@ def preprocess_input(
         network = _config(network).preprocessing
     if tf.executing_eagerly():
         return network(rgb_batch(images))
-    images = images[..., None] if images.shape.rank == 2 else images
-    images = images[None] if images.shape.rank == 3 else images
-    if images.shape.rank != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"images must be [batch, height, width, 3], got {tuple(images.shape)}")
-    return network(tf.tile(images, (1, 1, 1, 3 // images.shape[-1])))
+    return network(images[None] if images.shape.rank == 3 else images)
 
 
 def decode_predictions(

@@ -60,22 +60,7 @@ class Runner:
         self.input_shape = tuple(shape)
 
     def predict(self, images, top: int | None = 5) -> list[list[tuple[str, float]]]:
-        """The most probable classes of images, which are preprocessed as the network requires.
-
-        Args:
-            images: Image file, folder of image files, Pillow image, array or tensor of pixels from
-                0 to 255, `[height, width, 3]` or `[batch, height, width, 3]` (grey images
-                `[height, width]` or `[..., 1]`), or a list of files, Pillow images and arrays.
-            top: Number of classes per image; None: all.
-
-        Returns:
-            For each image its most probable classes, in descending order, as pairs of class name
-            and probability. Classes without names are numbered.
-
-        Raises:
-            ValueError: If an image cannot be read or has another shape, or `top` is below 1.
-            OSError: If a file cannot be read.
-        """
+        """The most probable classes of images. Arguments, result and errors: as `zoo.predict`."""
         if self.facts.get("preprocessing") is None:
             raise ValueError(
                 f"the file has no preprocessing: pass {list(self.input_shape)} inputs to outputs()"
@@ -98,8 +83,7 @@ class Runner:
         found = []
         for i in range(0, len(inputs), self.batch_size):
             batch = inputs[i : i + self.batch_size]
-            missing = self.batch_size - len(batch)
-            whole = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)]) if missing else batch
+            whole = np.resize(batch, (self.batch_size, *batch.shape[1:]))  # repeats the images
             with self._lock:
                 found.append(np.array(self._run(whole))[: len(batch)])
         return np.concatenate(found)
@@ -143,7 +127,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def likeliest(probabilities: np.ndarray, classes, top) -> list[list[tuple[str, float]]]:
-    """The `top` classes of each row with their probabilities, see `Runner.predict`."""
+    """The `top` classes of each row with their probabilities, see `zoo.predict`."""
     if top is not None and (not isinstance(top, int) or top < 1):
         raise ValueError(f"top must be a positive integer or None, got {top!r}")
     count = probabilities.shape[1]
@@ -273,8 +257,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, help="number of classes per image (5)")
     options = parser.parse_args(argv)
-    if options.top < 1:
-        parser.error(f"--top must be at least 1, got {options.top}")
     try:
         if not predict_files(Runner(options.network).predict, options.images, options.top):
             sys.exit(1)

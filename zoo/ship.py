@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -16,7 +15,7 @@ from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.weights import save_weights
 from zoo.download import PACKAGE_FOLDER
 from zoo.loading import load
-from zoo.registry import RESULTS, WEIGHTS
+from zoo.registry import RESULTS
 
 
 def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> Path:
@@ -54,19 +53,14 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> P
     name = identity["network"].replace("/", "_")
     path = PACKAGE_FOLDER / f"{name}.safetensors"
     save_weights(set_model_config(model, config), path)
+    content = path.read_bytes()
     folder = RESULTS / name
     folder.mkdir(exist_ok=True)
     for file in ("config.json", "metrics.csv", "curves.png"):
         shutil.copyfile(run / file, folder / file)
-    summary = {**json.loads((run / "result.json").read_text()), "shipped": results}
+    summary = json.loads((run / "result.json").read_text()) | {
+        "shipped": results,
+        "weights": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
+    }
     write_atomically(folder / "result.json", json.dumps(summary, indent=2) + "\n")
-    content = path.read_bytes()
-    with open(WEIGHTS, newline="") as file:
-        rows = {row[0]: row for row in csv.reader(file)}
-    rows[identity["network"]] = [
-        identity["network"], len(content), hashlib.sha256(content).hexdigest()
-    ]  # fmt: skip
-    header = rows.pop("network")
-    with open(WEIGHTS, "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *sorted(rows.values())])
     return path
