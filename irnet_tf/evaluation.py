@@ -64,13 +64,9 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
 def evaluation_batches(
     model: tf.keras.Model, data: data_module.Data, preprocessing: Preprocessing | None = None
 ) -> tuple[tf.distribute.DistributedDataset, int]:
-    """Batches of all test images, each image once, for all replicas of the model's strategy.
+    """All test images once, and the number of steps: `validation_data` and `validation_steps`.
 
-    Args:
-        model, data, preprocessing: As for `evaluate`.
-
-    Returns:
-        The batches and the number of steps: `validation_data` and `validation_steps` of `fit`.
+    Each replica of the model's strategy gets a part of each batch.
 
     Raises:
         ValueError: If there are more replicas than test images.
@@ -83,7 +79,7 @@ def evaluation_batches(
             f"{replicas} replicas cannot share {data.test.num_examples} test images; use fewer "
             "devices (CUDA_VISIBLE_DEVICES)"
         )
-    batch_size = _batch_size(preprocessing)
+    batch_size = max(2, min(_BATCH, _BATCH_PIXELS // preprocessing.size**2))
     steps = -(-data.test.num_examples // (batch_size * replicas))
 
     def batches(context):
@@ -141,12 +137,8 @@ def evaluate(
         evaluator.evaluate(batches, steps=steps, verbose=0)
     count = data.test.num_examples
     loss, accuracy, top5 = (float(metric.result()) for metric in metrics)
-    return {
-        "loss": loss,
-        "accuracy": accuracy,
-        "top5": round(top5 * count) / count,  # the exact fraction
-        "images": count,
-    }
+    top5 = round(top5 * count) / count  # the exact fraction
+    return {"loss": loss, "accuracy": accuracy, "top5": top5, "images": count}
 
 
 def report(
@@ -170,7 +162,6 @@ def report(
 
     Raises:
         ValueError: As `evaluate`, or if the model has other classes than the data.
-        OSError: If a file cannot be written.
     """
     from sklearn import metrics
 
@@ -221,25 +212,17 @@ def report(
     return summary
 
 
-def _batch_size(preprocessing):
-    return max(2, min(_BATCH, _BATCH_PIXELS // preprocessing.size**2))
-
-
 def _predict(model, data, preprocessing):
     """Probabilities, in float64, and labels of all test images."""
-    logits = gives_logits(model)
+    from scipy.special import softmax
 
-    @tf.function(reduce_retracing=True)
-    def probabilities(images):
-        outputs = tf.cast(model(images, training=False), tf.float64)
-        return tf.nn.softmax(outputs) if logits else outputs / tf.reduce_sum(outputs, -1)[:, None]
-
-    batches = data_module.evaluation_batches(
-        data.test, batch_size=_batch_size(preprocessing), preprocessing=preprocessing
-    )
+    batches, _ = evaluation_batches(model, data, preprocessing)
+    predict = tf.function(model)
     with data_module.report_unreadable_images(data):
-        found = [(probabilities(images).numpy(), labels.numpy()) for images, labels in batches]
-    return map(np.concatenate, zip(*found))
+        found = [(predict(images, training=False), labels) for images, labels in batches]
+    outputs, labels = map(np.concatenate, zip(*found))
+    outputs = outputs.astype(np.float64)
+    return softmax(outputs, 1) if gives_logits(model) else outputs / outputs.sum(1)[:, None], labels
 
 
 def _pictures(split, indices, preprocessing):

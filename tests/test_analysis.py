@@ -71,8 +71,8 @@ def test_entropy_of_libra_pb_is_not_below_the_plain_signs(kind, shape, rng):
     libra_pb = np.mean([count(binary[..., i]) for i in range(64)])
     plain = np.mean([count(kernel[..., i] >= 0) for i in range(64)])
     assert libra_pb >= plain
-    assert facts.weight_entropy == pytest.approx(libra_pb, abs=1e-12)
-    assert facts.plain_entropy == pytest.approx(plain, abs=1e-12)
+    assert facts["weight_entropy"] == pytest.approx(libra_pb, abs=1e-12)
+    assert facts["plain_entropy"] == pytest.approx(plain, abs=1e-12)
 
 
 def test_scales_errors_and_cosines(rng):
@@ -86,23 +86,25 @@ def test_scales_errors_and_cosines(rng):
     standard = (w - w.mean(0)) / w.std(0, ddof=1)
     s = np.array([round(math.log2(m)) for m in np.abs(standard).mean(0)])
     assert len(set(s)) > 1
-    assert facts.exponents == {v: list(s).count(v) / 4 for v in sorted(set(s))}
+    assert facts["exponents"] == {v: list(s).count(v) / 4 for v in sorted(set(s))}
     q = np.sign(standard) * 2.0**s
-    assert facts.error == pytest.approx(np.mean((standard - q) ** 2), rel=1e-5)
-    assert facts.plain_error == pytest.approx(
+    assert facts["error"] == pytest.approx(np.mean((standard - q) ** 2), rel=1e-5)
+    assert facts["plain_error"] == pytest.approx(
         np.mean((w / w.std(0, ddof=1) - np.sign(w)) ** 2), rel=1e-5
     )
     cosines = [
         w[:, i] @ q[:, i] / np.linalg.norm(w[:, i]) / np.linalg.norm(q[:, i]) for i in range(4)
     ]
-    assert facts.cosine == pytest.approx(np.mean(cosines), rel=1e-5)
-    assert facts.weight_balance == pytest.approx(np.mean(standard > 0))
+    assert facts["cosine"] == pytest.approx(np.mean(cosines), rel=1e-5)
+    assert facts["weight_balance"] == pytest.approx(np.mean(standard > 0))
 
 
 def test_a_plain_sign_is_its_own_plain_sign(rng):
     [facts] = analysis.analyse(network(rng.normal(0, 0.3, (3, 3, 8, 4)), "ste_sign"))
-    assert facts.weight_entropy == facts.plain_entropy and facts.error == facts.plain_error
-    assert (facts.quantizer, facts.exponents) == ("SteSign", {0: 1.0})
+    assert (
+        facts["weight_entropy"] == facts["plain_entropy"] and facts["error"] == facts["plain_error"]
+    )
+    assert (facts["quantizer"], facts["exponents"]) == ("SteSign", {0: 1.0})
 
 
 def test_activations_are_counted_over_all_images(rng):
@@ -111,18 +113,18 @@ def test_activations_are_counted_over_all_images(rng):
     images[..., 1] += 1
     model = network(rng.normal(size=(3, 3, 3, 4)))
     [facts] = analysis.analyse(model, [images[:2], images[2:]])
-    assert facts.activation_entropy == pytest.approx(
+    assert facts["activation_entropy"] == pytest.approx(
         np.mean([count(images[..., i] >= 0) for i in range(3)]), abs=1e-6
     )
-    assert facts.activation_balance == pytest.approx(np.mean(images >= 0))
-    assert facts.silent_channels == pytest.approx(1 / 3)
+    assert facts["activation_balance"] == pytest.approx(np.mean(images >= 0))
+    assert facts["silent_channels"] == pytest.approx(1 / 3)
 
 
 def test_what_cannot_be_known_is_left_out(rng):
     model = network(rng.normal(size=(3, 3, 3, 4)))
     [facts] = analysis.analyse(model, latent=False)
-    assert facts.weight_entropy is not None
-    assert facts.cosine is facts.error is facts.plain_entropy is facts.activation_entropy is None
+    assert facts["weight_entropy"] > 0.5
+    assert facts.keys().isdisjoint({"cosine", "error", "plain_entropy", "activation_entropy"})
     assert "cosine" not in analysis.as_markdown([facts])
     with pytest.raises(ValueError, match="no binary layer"):
         analysis.analyse(network(rng.normal(size=(3, 3, 3, 4)), None, None))

@@ -7,7 +7,7 @@ with probability p has entropy -p log2(p) - (1 - p) log2(1 - p), at most 1.
 """
 
 from irnet_tf.analysis.measures import (
-    LayerFacts,
+    COLUMNS,
     analyse,
     as_csv,
     as_markdown,
@@ -17,7 +17,7 @@ from irnet_tf.analysis.measures import (
 from irnet_tf.analysis.pictures import draw_details, draw_layers
 
 __all__ = [
-    "LayerFacts",
+    "COLUMNS",
     "analyse",
     "as_csv",
     "as_markdown",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-import dataclasses
 import math
 
 from irnet_tf._utils import csv_text, markdown_table
@@ -11,44 +10,27 @@ from irnet_tf.quantizers import KernelQuantizer, LibraPB, output_axes
 import numpy as np
 import tensorflow as tf
 
-
-@dataclasses.dataclass(frozen=True)
-class LayerFacts:
-    """Measures of one layer. Shares are fractions; unknown values are None.
-
-    Attributes:
-        name: Layer name.
-        weights: Number of binary weights; 0 if they are not binary.
-        quantizer: Class of the kernel quantizer.
-        weight_entropy: Bits per weight, mean over output channels.
-        weight_balance: Share of weights that are +1.
-        exponents: Share of output channels by s, where weights are +-2**s; empty if magnitudes
-            are not powers of two.
-        plain_entropy: Bits per weight of the plain sign of the latent weights.
-        plain_error: Quantization error of the plain sign: mean of (w / std - sign(w))**2 over
-            latent weights w, with the channel's standard deviation std.
-        error: Quantization error of the layer's quantizer; for Libra-PB between its balanced and
-            standardised weights and their quantized values, as in the paper.
-        cosine: Cosine between latent and binary weights, mean over output channels.
-        activation_entropy: Bits per activation, mean over input channels, with p over images and
-            positions.
-        activation_balance: Share of activations that are +1.
-        silent_channels: Share of input channels that are always +1 or always -1.
-    """
-
-    name: str
-    weights: int = 0
-    quantizer: str | None = None
-    weight_entropy: float | None = None
-    weight_balance: float | None = None
-    exponents: dict[int, float] = dataclasses.field(default_factory=dict)
-    plain_entropy: float | None = None
-    plain_error: float | None = None
-    error: float | None = None
-    cosine: float | None = None
-    activation_entropy: float | None = None
-    activation_balance: float | None = None
-    silent_channels: float | None = None
+# Measure: head of its column in the table, decimals, factor and explanation.
+COLUMNS = {
+    "name": ("layer", None, 1, "layer, from input to output"),
+    "quantizer": ("quantizer", None, 1, "class of the kernel quantizer"),
+    "weights": ("weights", None, 1, "number of binary weights"),
+    "weight_entropy": ("bit/weight", 4, 1, "entropy of the binary weights, at most 1; mean over "
+                       "output channels"),
+    "plain_entropy": ("plain", 4, 1, "bit/weight of the plain sign of the latent weights"),
+    "weight_balance": ("+1 %", 1, 100, "share of weights that are +1"),
+    "exponents": ("scales", None, 1, "s:share of the output channels with weights +-2**s"),
+    "error": ("error", 3, 1, "quantization error in units of the latent weights' variance; for "
+              "Libra-PB from the balanced and standardised weights, as in the paper"),
+    "plain_error": ("plain error", 3, 1, "quantization error of the plain sign: mean of (w / std - "
+                    "sign(w))**2 with the channel's std"),
+    "cosine": ("cosine", 3, 1, "cosine between latent and binary weights; mean over output "
+               "channels"),
+    "activation_entropy": ("bit/act.", 4, 1, "entropy of the binary activations, at most 1; mean "
+                           "over input channels, from all images and positions"),
+    "activation_balance": ("act. +1 %", 1, 100, "share of activations that are +1"),
+    "silent_channels": ("silent %", 1, 100, "share of input channels that never change sign"),
+}  # fmt: skip
 
 
 def entropy(share) -> np.ndarray:
@@ -60,7 +42,7 @@ def entropy(share) -> np.ndarray:
 
 def analyse(
     model: tf.keras.Model, images: Iterable | None = None, *, latent: bool = True
-) -> list[LayerFacts]:
+) -> list[dict]:
     """Measures of every layer with binary weights or activations, in the model's order.
 
     Args:
@@ -68,7 +50,11 @@ def analyse(
         images: Batches `[b, height, width, channels]`, normalised; None: no measures of
             activations.
         latent: Whether the weights are the latent weights of a run. Weights loaded from a 1-bit
-            file only determine the bits; other measures are None then.
+            file only determine the bits.
+
+    Returns:
+        The known measures of each layer by the names in `COLUMNS`. Shares are fractions;
+        `exponents` are a dict from s to the share.
 
     Raises:
         ValueError: If no layer is binary or `images` is empty.
@@ -83,13 +69,13 @@ def analyse(
     facts = []
     for layer in layers:
         binary = binary_kernel(layer)
-        known = _weight_facts(*binary, latent) if binary else {}
+        known = {"name": layer.name, **(_weight_facts(*binary, latent) if binary else {})}
         if layer.name in shares:
             share = shares[layer.name]
             known["activation_entropy"] = float(entropy(share).mean())
             known["activation_balance"] = float(share.mean())
             known["silent_channels"] = float(np.mean((share == 0) | (share == 1)))
-        facts.append(LayerFacts(layer.name, **known))
+        facts.append(known)
     return facts
 
 
@@ -129,38 +115,21 @@ def operations(model: tf.keras.Model) -> dict[str, int]:
     return counts
 
 
-def as_csv(facts: Sequence[LayerFacts]) -> str:
+def as_csv(facts: Sequence[dict]) -> str:
     """A row per layer; exponents as `s:share` pairs."""
-    rows = [dataclasses.asdict(layer) for layer in facts]
+    rows = [{**dict.fromkeys(COLUMNS), **layer} for layer in facts]
     for row in rows:
-        row["exponents"] = " ".join(f"{s}:{share:.6g}" for s, share in row["exponents"].items())
-    return csv_text(rows[0], [row.values() for row in rows])
+        pairs = (row["exponents"] or {}).items()
+        row["exponents"] = " ".join(f"{s}:{share:.6g}" for s, share in pairs)
+    return csv_text(COLUMNS, [row.values() for row in rows])
 
 
-# Head, attribute, decimals, factor and explanation.
-_COLUMNS = (
-    ("layer", "name", None, 1, "layer, from input to output"),
-    ("weights", "weights", None, 1, "number of binary weights"),
-    ("bit/weight", "weight_entropy", 4, 1, "entropy of the binary weights, at most 1"),
-    ("plain", "plain_entropy", 4, 1, "bit/weight of the plain sign of the latent weights"),
-    ("+1 %", "weight_balance", 1, 100, "share of weights that are +1"),
-    ("scales", "exponents", None, 1, "s:share of the output channels with weights +-2**s"),
-    ("error", "error", 3, 1, "quantization error in units of the latent weights' variance"),
-    ("plain error", "plain_error", 3, 1, "quantization error of the plain sign"),
-    ("cosine", "cosine", 3, 1, "cosine between latent and binary weights"),
-    ("bit/act.", "activation_entropy", 4, 1, "entropy of the binary activations, at most 1"),
-    ("act. +1 %", "activation_balance", 1, 100, "share of activations that are +1"),
-    ("silent %", "silent_channels", 1, 100, "share of input channels that never change sign"),
-)
-
-
-def as_markdown(facts: Sequence[LayerFacts]) -> str:
+def as_markdown(facts: Sequence[dict]) -> str:
     """The table, without empty columns, and an explanation of its columns."""
     columns, notes = {}, ""
-    for head, attribute, decimals, factor, explanation in _COLUMNS:
-        values = [getattr(layer, attribute) for layer in facts]
-        if any(value not in (None, {}) for value in values):
-            columns[head] = [_text(value, decimals, factor) for value in values]
+    for name, (head, decimals, factor, explanation) in COLUMNS.items():
+        if any(name in layer for layer in facts):
+            columns[head] = [_text(layer.get(name), decimals, factor) for layer in facts]
             notes += f"- {head}: {explanation}\n"
     return f"{markdown_table(list(columns), list(zip(*columns.values())))}\n{notes}"
 
@@ -188,8 +157,9 @@ def _weight_facts(kernel, quantizer, axes: list[int], latent: bool) -> dict:
         "quantizer": type(quantizer).__name__,
         "weight_entropy": float(entropy(plus).mean()),
         "weight_balance": float(plus.mean()),
-        "exponents": dict(zip(values.tolist(), (counts / len(powers)).tolist())) if exact else {},
     }
+    if exact:
+        facts["exponents"] = dict(zip(values.tolist(), (counts / len(powers)).tolist()))
     if not latent:
         return facts
     std = w.std(0, ddof=min(1, n - 1))

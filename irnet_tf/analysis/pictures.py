@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from irnet_tf import plotting
-from irnet_tf.analysis.measures import LayerFacts
 import numpy as np
 
 _LABELS = {
@@ -19,7 +18,7 @@ _LABELS = {
 }
 
 
-def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path]:
+def draw_layers(facts: Sequence[dict], path, title: str = "") -> list[Path]:
     """Draw a panel per known measure, to `path`.png and `path`.svg."""
     curves = (
         ("entropy of weights, bit", 1, ("weight_entropy", "plain_entropy")),
@@ -31,7 +30,7 @@ def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path
     )
     panels = []
     for label, factor, names in curves:
-        names = [n for n in names if any(getattr(layer, n) is not None for layer in facts)]
+        names = [name for name in names if any(name in layer for layer in facts)]
         if names:
             panels.append((label, factor, names))
     rows = (len(panels) + 1) // 2
@@ -42,8 +41,7 @@ def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path
         axes.remove()
     for i, (axes, (label, factor, names)) in enumerate(zip(grid, panels)):
         for j, name in enumerate(names):
-            values = [getattr(layer, name) for layer in facts]
-            values = [np.nan if value is None else factor * value for value in values]
+            values = [factor * layer.get(name, np.nan) for layer in facts]
             axes.plot(values, label=_LABELS.get(name), markersize=5, **plotting.style(j))
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
@@ -51,7 +49,9 @@ def draw_layers(facts: Sequence[LayerFacts], path, title: str = "") -> list[Path
             axes.legend(frameon=False)
         lowest = i >= len(panels) - 2
         axes.tick_params(axis="x", labelbottom=lowest)
-        axes.set_xticks(range(len(facts)), [f.name for f in facts], rotation=90, fontsize=8)
+        axes.set_xticks(
+            range(len(facts)), [layer["name"] for layer in facts], rotation=90, fontsize=8
+        )
         if lowest:
             axes.set_xlabel("layer, from input to output")
     return plotting.save(figure, path)
