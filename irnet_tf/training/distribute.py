@@ -1,22 +1,33 @@
-"""Distribution strategies: which devices and hosts train a model."""
+"""Distribution strategies, and the agreement of several workers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import os
+from pathlib import Path
 import re
 import signal
 import sys
 import threading
 
 from irnet_tf._compat import SlurmResolver
-from irnet_tf._utils import check_choice
+from irnet_tf._utils import check_choice, write_atomically
+import numpy as np
 import tensorflow as tf
 
 STRATEGIES = ("auto", "default", "mirrored", "multiworker")
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+_MAX_BYTES = 2000  # of a message between workers
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
 )
 
 
@@ -92,50 +103,31 @@ def _default_interrupt():
 def _cluster():
     """The resolver (None for a single worker) and the variable that describes the cluster."""
     if os.environ.get("TF_CONFIG"):
-        several = _tf_config_workers(os.environ["TF_CONFIG"]) > 1
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver
-        return (resolver() if several else None), "TF_CONFIG"
+        return _tf_config(os.environ["TF_CONFIG"]), "TF_CONFIG"
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if not tasks.isdecimal():
-        raise ValueError(f"SLURM_STEP_NUM_TASKS is {tasks!r}, not a number; start with srun")
-    return (_slurm() if int(tasks) > 1 else None), "SLURM_STEP_NUM_TASKS"
+    return (None if tasks == "1" else _slurm()), "SLURM_STEP_NUM_TASKS"
 
 
-def _tf_config_workers(text: str) -> int:
-    """The number of workers in `TF_CONFIG`, after a check of its content."""
+def _tf_config(text: str) -> tf.distribute.cluster_resolver.TFConfigClusterResolver | None:
     try:
-        config = json.loads(text)
-        cluster, task = config.get("cluster", {}), config.get("task", {})
-        if not cluster:
-            return 1
+        cluster = json.loads(text).get("cluster", {})
+        addresses = [address for job in cluster.values() for address in job]
+        if len(addresses) < 2:
+            return None
         if surplus := set(cluster) - {"chief", "worker"}:
             raise ValueError(f"jobs {sorted(surplus)} are not supported, only chief and worker")
-        for address in sum(cluster.values(), []):
-            if not re.fullmatch(r".+:\d{1,5}", address) or int(address.rpartition(":")[2]) >= 2**16:
-                raise ValueError(f"{address!r} is not HOST:PORT")
-        if not 0 <= int(task["index"]) < len(cluster[task["type"]]):
-            raise ValueError(f"task {task} is not in the cluster")
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+        if wrong := [a for a in addresses if not re.fullmatch(r".+:[1-6]?\d{1,4}", a)]:
+            raise ValueError(f"{wrong[0]!r} is not HOST:PORT")
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
+        return resolver
+    except Exception as error:  # the text can be anything
         raise ValueError(
             f"TF_CONFIG is {text[:200]!r} ({error}); expected for example {_EXAMPLE}"
         ) from None
-    return sum(map(len, cluster.values()))
 
 
 def _slurm() -> tf.distribute.cluster_resolver.SlurmClusterResolver:
-    for name in ("SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_PROCID"):
-        if not os.environ.get(name):
-            raise ValueError(
-                f"SLURM_STEP_NUM_TASKS is {os.environ['SLURM_STEP_NUM_TASKS']} but {name} is not "
-                "set; start all tasks with srun, or unset SLURM_STEP_NUM_TASKS"
-            )
     try:
         # Each job gets its own ports, below Linux's ephemeral range.
         port = 12_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 1000 * 16
@@ -146,9 +138,93 @@ def _slurm() -> tf.distribute.cluster_resolver.SlurmClusterResolver:
             port_base=port, gpus_per_node=per_node, gpus_per_task=1, auto_set_gpu=False
         )
         resolver.cluster_spec()  # determines this process's task
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+        return resolver
+    except Exception as error:  # the variables can be anything
         found = {k: value for k, value in os.environ.items() if k.startswith("SLURM_STEP")}
         raise ValueError(
-            f"Slurm's variables {found} do not describe a cluster ({error})"
+            f"Slurm's variables {found} do not describe a cluster ({error!r}); start all tasks "
+            "with srun, or unset SLURM_STEP_NUM_TASKS"
         ) from error
-    return resolver
+
+
+class WorkerLost(RuntimeError):
+    """Another worker has stopped; the same command on all workers resumes the run."""
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """True for the worker that writes the run folder."""
+    return strategy.extended.should_checkpoint
+
+
+def has_workers(strategy: tf.distribute.Strategy) -> bool:
+    """True if the strategy has several workers."""
+    multiworker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return multiworker and bool(strategy.cluster_resolver.cluster_spec().as_dict())
+
+
+def gather(strategy: tf.distribute.Strategy, text: str) -> list[str]:
+    """The texts of all workers, at least one each. All workers must call it."""
+    if not has_workers(strategy):
+        return [text]
+    data = np.frombuffer(text.encode()[:_MAX_BYTES].ljust(_MAX_BYTES, b"\0"), np.uint8)
+
+    @tf.function
+    def gather_rows(row):
+        return strategy.gather(strategy.run(lambda: row[None]), axis=0)
+
+    rows = gather_rows(tf.constant(data, tf.int32)).numpy().astype(np.uint8)
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
+
+
+def on_all_workers(strategy: tf.distribute.Strategy, action: Callable):
+    """Runs `action` on every worker. All workers must call it.
+
+    Returns:
+        The result of `action` on this worker.
+
+    Raises:
+        ValueError, OSError: The error of `action` on this worker.
+        ValueError: If `action` failed on another worker; with its message.
+    """
+    error = result = None
+    try:
+        result = action()
+    except (ValueError, OSError) as caught:
+        error = caught
+    messages = [message for message in gather(strategy, str(error or "")) if message]
+    if error:
+        raise error
+    if messages:
+        raise ValueError(f"another worker stopped: {messages[0]}")
+    return result
+
+
+@contextlib.contextmanager
+def stop_all_workers(strategy: tf.distribute.Strategy, reason: Path) -> Iterator[None]:
+    """Within it, an error of one worker stops all of them with a message.
+
+    Args:
+        strategy: The run's strategy.
+        reason: File in the shared run folder that holds the message of the worker that failed.
+
+    Raises:
+        WorkerLost: If another worker has stopped.
+    """
+    try:
+        yield
+    except _LOST as error:
+        if not has_workers(strategy):
+            raise
+        lines = str(error).strip().splitlines()
+        message = f"{type(error).__name__}: {lines[-1] if lines else ''}"
+        if reason.exists():
+            message = reason.read_text().strip()
+        raise WorkerLost(
+            f"another worker stopped: {message}\nStart all workers again with the same command to "
+            "resume the run"
+        ) from error
+    except (ValueError, OSError, SystemExit) as error:
+        if has_workers(strategy) and reason.parent.is_dir():
+            with contextlib.suppress(OSError):
+                write_atomically(reason, f"{error}\n")
+        raise

@@ -69,6 +69,7 @@ def compile_model(
     *,
     preprocessing: Preprocessing | None = None,
     jit_compile: bool = False,
+    sync_batch_norm: bool = False,
 ) -> tf.keras.Model:
     """Compiles a model with the recipe's optimizer, cross-entropy, accuracy and top-5 accuracy.
 
@@ -83,9 +84,13 @@ def compile_model(
         preprocessing: Normalisation of uint8 images; None: that of the model config.
         jit_compile: Compile the training step with XLA. With several replicas, XLA compiles all
             but the communication between them.
+        sync_batch_norm: Batch norm statistics over all replicas; the authors' are per replica.
 
     Returns:
         The same model.
+
+    Raises:
+        ValueError: For `jit_compile` with `sync_batch_norm` on several replicas.
     """
     config = get_model_config(model)
     classifier = config and config.classifier
@@ -93,6 +98,14 @@ def compile_model(
     if classifier and recipe.classifier_lr_scale != 1:
         scaled = model.get_layer(classifier).trainable_variables
     several = model.distribute_strategy.num_replicas_in_sync > 1
+    if jit_compile and sync_batch_norm and several:
+        raise ValueError(
+            "XLA cannot compile synchronised batch norm on several replicas: leave out jit_compile "
+            "or sync_batch_norm"
+        )
+    for layer in model.submodules:
+        if sync_batch_norm and isinstance(layer, tf.keras.layers.BatchNormalization):
+            layer.synchronized, layer.fused = True, False
     with model.distribute_strategy.scope():
         optimizer = L2SGD(
             recipe.learning_rate_schedule(steps_per_epoch),

@@ -125,42 +125,35 @@ class Recipe:
         )
 
     def learning_rate_schedule(self, steps_per_epoch: int) -> LearningRateSchedule:
-        return LearningRateSchedule(
-            total_steps=self.epochs * steps_per_epoch,
-            peak=self.learning_rate,
-            schedule=self.lr_schedule,
-            decay_at=tuple(self.decay_at),
-            warmup=self.warmup,
-            warmup_start_lr=self.warmup_start_lr,
-        )
+        return LearningRateSchedule(dataclasses.asdict(self), self.epochs * steps_per_epoch)
 
 
 @register_keras_custom_object
 class LearningRateSchedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate schedule of a `Recipe`, per step."""
+    """Learning rate of each step.
 
-    def __init__(self, total_steps, peak, schedule, decay_at, warmup, warmup_start_lr):
-        self.total_steps = total_steps
-        self.peak = peak
-        self.schedule = schedule
-        self.decay_at = decay_at
-        self.warmup = warmup
-        self.warmup_start_lr = warmup_start_lr
+    Args:
+        recipe: Fields of a `Recipe`.
+        total_steps: Steps of the whole run.
+    """
+
+    def __init__(self, recipe: dict, total_steps: int):
+        self.recipe, self.total_steps = recipe, total_steps
 
     def __call__(self, step):
         progress = tf.cast(step, tf.float32) / self.total_steps
-        if self.schedule == "cosine":
-            lr = self.peak * 0.5 * (1 + tf.cos(math.pi * progress))
-        elif self.schedule == "linear":
-            lr = self.peak * (1 - progress)
+        peak, schedule = self.recipe["learning_rate"], self.recipe["lr_schedule"]
+        if schedule == "cosine":
+            lr = peak * 0.5 * (1 + tf.cos(math.pi * progress))
+        elif schedule == "linear":
+            lr = peak * (1 - progress)
         else:
-            decays = tf.reduce_sum(tf.cast(progress >= tf.constant(self.decay_at), tf.float32))
-            lr = self.peak * 10.0**-decays
-        if not self.warmup:
+            decay_at = tf.constant(self.recipe["decay_at"], tf.float32)
+            lr = peak * 10.0 ** -tf.reduce_sum(tf.cast(progress >= decay_at, tf.float32))
+        if not (warmup := self.recipe["warmup"]):
             return lr
-        start = self.warmup_start_lr
-        warm = start + (self.peak - start) * progress / self.warmup
-        return tf.where(progress < self.warmup, warm, lr)
+        start = self.recipe["warmup_start_lr"]
+        return tf.where(progress < warmup, start + (peak - start) * progress / warmup, lr)
 
     def get_config(self):
-        return dict(vars(self))
+        return {"recipe": self.recipe, "total_steps": self.total_steps}

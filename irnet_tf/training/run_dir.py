@@ -1,19 +1,22 @@
-"""The run folder: which run it holds, its metrics and its result."""
+"""The run folder: which run it holds, its checkpoints, metrics and result."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import csv
-import io
 import json
 import os
 from pathlib import Path
 import shutil
 import statistics
+import sys
 
 import filelock
-from irnet_tf._utils import write_atomically
+from irnet_tf._utils import csv_text, write_atomically
+import tensorflow as tf
+
+_MAX_CHECKPOINTS = 3
 
 COLUMNS = (
     "epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5",
@@ -46,14 +49,6 @@ class RunDir:
         self._lock = self.path / ".lock"
         self._files = (self.metrics, self.curves, self.final, self.best, self.result, self.details)
 
-    def check_path(self) -> None:
-        """Raises ValueError if the path or one of its parents is a file."""
-        for path in (self.path, *self.path.parents):
-            if path.is_dir():
-                return
-            if path.exists() or path.is_symlink():
-                raise ValueError(f"output_dir {str(self.path)!r}: {str(path)!r} is not a folder")
-
     def read_config(self) -> dict | None:
         """The content of config.json; None if the folder is missing or empty.
 
@@ -62,11 +57,7 @@ class RunDir:
         """
         if not self.config.exists():
             found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-            ours = (
-                self._lock.name,
-                self.reason.name,
-                f".{self.config.name}.",
-            )  # run that failed early
+            ours = (self._lock.name, self.reason.name, f".{self.config.name}.")  # failed early
             if found := [name for name in found if not name.startswith(ours)]:
                 raise ValueError(
                     f"output_dir {str(self.path)!r} holds files that are not of a run "
@@ -84,29 +75,8 @@ class RunDir:
         )
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Creates the folder; no other process can use it within the context.
-
-        Raises:
-            ValueError: If another process uses it.
-        """
-        self.read_config()  # raises unless the folder is ours or empty
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(self._lock, timeout=0):
-                names = tuple(f".{path.name}." for path in (*self._files, self.config))
-                for path in self.path.glob(".*.tmp"):  # half-written files of a killed run
-                    if path.name.startswith(names):
-                        path.unlink()
-                yield
-        except filelock.Timeout:
-            raise ValueError(
-                f"output_dir {str(self.path)!r} is in use by another process; wait for its end, or "
-                "choose another output_dir"
-            ) from None
-
-    def prepare(self, config: dict, *, resume: bool, overwrite: bool) -> None:
-        """Prepares the folder for a run.
+    def opened(self, config: dict, *, resume: bool = True, overwrite: bool = False) -> Iterator:
+        """Creates the folder for a run; no other process can use it within the context.
 
         Args:
             config: Content of config.json; `config["identity"]` identifies the run.
@@ -114,21 +84,34 @@ class RunDir:
             overwrite: Delete a run that is in the folder.
 
         Raises:
-            ValueError: If the folder holds another run, or the same one without `resume`.
+            ValueError: If another process uses the folder, or it holds something else, another
+                run, or the same run without `resume`.
         """
-        found = self.read_config()
-        if found and overwrite:
-            self._delete()
-        elif found:
-            self.check(config["identity"])
-            if not resume:
-                raise ValueError(
-                    f"output_dir {str(self.path)!r} holds this run already; resume it, or delete "
-                    "it with overwrite"
-                )
-        if not found or overwrite:
-            write_atomically(self.config, json.dumps(config, indent=2) + "\n")
-        self.reason.unlink(missing_ok=True)
+        self.read_config()  # raises unless the folder is ours or empty
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(self._lock, timeout=0):
+                for path in self.path.glob(".*.tmp"):  # half-written files of a killed run
+                    path.unlink()
+                self.reason.unlink(missing_ok=True)
+                found = self.read_config()
+                if found and overwrite:
+                    self._delete()
+                elif found:
+                    self.check(config["identity"])
+                    if not resume:
+                        raise ValueError(
+                            f"output_dir {str(self.path)!r} holds this run already; resume it, or "
+                            "delete it with overwrite"
+                        )
+                if not found or overwrite:
+                    write_atomically(self.config, json.dumps(config, indent=2) + "\n")
+                yield
+        except filelock.Timeout:
+            raise ValueError(
+                f"output_dir {str(self.path)!r} is in use by another process; wait for its end, or "
+                "choose another output_dir"
+            ) from None
 
     def check(self, identity: dict) -> None:
         """Raises ValueError unless the folder holds the run with this identity."""
@@ -147,13 +130,9 @@ class RunDir:
             )
 
     def _delete(self) -> None:
-        """Deletes the files of the run; config.json, which identifies it, last."""
-        for folder, pattern in ((self.checkpoints, "*ckpt*"), (self.tensorboard, "events.*")):
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            with contextlib.suppress(OSError):  # missing, or holds other files
-                (folder / "checkpoint").unlink(missing_ok=True)
-                folder.rmdir()
+        """Deletes the run; config.json, which identifies it, last."""
+        for folder in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
         for path in (*self._files, self.config):
             path.unlink(missing_ok=True)
 
@@ -164,11 +143,8 @@ class RunDir:
 
     def write_metrics(self, rows: list[dict]) -> None:
         """Writes metrics.csv."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.metrics, text.getvalue())
+        text = csv_text(COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+        write_atomically(self.metrics, text)
 
     def write_result(self, rows: list[dict]) -> dict:
         """Writes result.json, which marks the run as finished, and returns its content."""
@@ -185,6 +161,74 @@ class RunDir:
         }
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
         return result
+
+
+class Checkpoints:
+    """Saves and restores model, optimizer and rows of metrics.csv; keeps the last three.
+
+    Args:
+        model: Compiled model.
+        folder: Folder of the checkpoints; created if missing.
+
+    Attributes:
+        epoch: Number of epochs in the last checkpoint that was saved or restored.
+        rows: Rows of metrics.csv in that checkpoint.
+    """
+
+    def __init__(self, model: tf.keras.Model, folder: str | os.PathLike):
+        self.epoch, self.rows = 0, []
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+        self._rows = tf.Variable("[]", trainable=False, dtype=tf.string)
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=model.optimizer, rows=self._rows
+        )
+        state = Path(folder) / "checkpoint"
+        if state.exists() and not state.stat().st_size:  # a power cut emptied it
+            state.unlink()
+        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), _MAX_CHECKPOINTS)
+
+    def restore(self, folder: str | os.PathLike | None = None) -> int:
+        """Restores the last checkpoint; skips damaged ones with a warning.
+
+        Args:
+            folder: Folder of the checkpoints, if another than the one to save in.
+
+        Returns:
+            The number of epochs in the checkpoint; 0 without one.
+
+        Raises:
+            ValueError: If no checkpoint can be read, or the model is another one.
+        """
+        folder = Path(folder or self._manager.directory)
+        paths = [path.with_suffix("") for path in folder.glob("ckpt-*.index")]
+        paths.sort(key=lambda path: int(path.name.removeprefix("ckpt-")), reverse=True)
+        for path in paths:
+            try:
+                status = self._checkpoint.restore(str(path))
+                status.assert_existing_objects_matched()
+            except (tf.errors.OpError, IndexError) as error:
+                print(f"skipped {path}: {str(error).splitlines()[0]}", file=sys.stderr)
+            except (AssertionError, ValueError) as error:
+                raise ValueError(
+                    f"the checkpoint {path} is of another network; choose another output_dir, or "
+                    "delete this run with overwrite"
+                ) from error
+            else:
+                self.rows = json.loads(self._rows.numpy())
+                self.epoch = len(self.rows)
+                return self.epoch
+        if tf.train.latest_checkpoint(folder):  # not that of a run killed in its first checkpoint
+            raise ValueError(
+                f"no checkpoint in {folder} can be read; delete the run with overwrite"
+            )
+        return 0
+
+    def save(self, rows: list[dict]) -> None:
+        """Saves the end of an epoch. All workers must call it."""
+        self._rows.assign(json.dumps(rows))
+        self._manager.save(checkpoint_number=len(rows))
+        self.epoch, self.rows = len(rows), list(rows)
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:

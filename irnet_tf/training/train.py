@@ -1,4 +1,4 @@
-"""Trains a model with `Model.fit`, from the start or from the last checkpoint."""
+"""Trains a network with `Model.fit`, from the start or from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from irnet_tf import data as data_module
 from irnet_tf.data import pipeline
 from irnet_tf.ede import EDECallback, EDESchedule
 from irnet_tf.evaluation import evaluation_batches, preprocessing_of
-from irnet_tf.model_config import gives_logits
 from irnet_tf.preprocessing import Preprocessing
-from irnet_tf.training.batches import training_batches
-from irnet_tf.training.build import build_model, check_outputs, synchronise_batch_norm
 from irnet_tf.training.callbacks import (
     AverageStatistics,
     Progress,
@@ -24,13 +21,12 @@ from irnet_tf.training.callbacks import (
     StopOnSignal,
     TerminateOnNaN,
 )
-from irnet_tf.training.checkpoints import Checkpoints
-from irnet_tf.training.config import add_results, config_of, identity_of, summary
+from irnet_tf.training.config import add_run, config_of, summary
 from irnet_tf.training.details import LayerDetails
+from irnet_tf.training.distribute import is_chief, on_all_workers, stop_all_workers
 from irnet_tf.training.optimizer import compile_model
 from irnet_tf.training.recipe import Recipe
-from irnet_tf.training.run_dir import RunDir
-from irnet_tf.training.workers import gather, is_chief, on_all_workers, stop_all_workers
+from irnet_tf.training.run_dir import Checkpoints, RunDir
 import numpy as np
 import tensorflow as tf
 
@@ -39,7 +35,7 @@ _DETAILS_BATCH = 128
 
 
 def train(
-    model: tf.keras.Model | Callable[[], tf.keras.Model],
+    build: Callable[[], tf.keras.Model],
     data: data_module.Data,
     recipe: Recipe,
     output_dir: str | os.PathLike,
@@ -64,8 +60,8 @@ def train(
     arguments and a shared `output_dir`, in which the chief writes.
 
     Args:
-        model: Function that builds the network, called under the strategy's scope after the seed
-            and the precision are set; or a network built so.
+        build: Function that builds the network; called in the strategy's scope after the seed and
+            the precision are set.
         data: Data set.
         recipe: Hyperparameters.
         output_dir: Run folder; missing, empty, or holding this run.
@@ -73,10 +69,8 @@ def train(
         preprocessing: Preprocessing of the images; None: the model config's.
         callbacks: Further callbacks for `fit`.
         seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
-        ede: Follow the recipe's schedule of `t`; otherwise `t` stays at `t_min`, which is close to
-            a straight-through estimator.
-        jit_compile: Compile the training step with XLA.
-        sync_batch_norm: Batch norm statistics over all replicas; the authors' are per replica.
+        ede: Follow the recipe's schedule of `t`; otherwise `t` stays at `t_min`.
+        jit_compile, sync_batch_norm: As in `compile_model`.
         resume: Resume the run if `output_dir` holds it.
         overwrite: Delete a run that is in `output_dir`.
         log_details: Write `details.csv`; see `irnet_tf.training.details`.
@@ -94,106 +88,136 @@ def train(
         WorkerLost: If another worker stopped.
     """
     strategy = strategy or tf.distribute.get_strategy()
-    steps = _check_arguments(data, recipe, strategy, seed, jit_compile and sync_batch_norm)
+    _check_arguments(data, recipe, strategy, seed)
     run_dir = RunDir(output_dir)
-    run_dir.check_path()
-    chief = is_chief(strategy)
     with (
         contextlib.ExitStack() as stack,
         stop_all_workers(strategy, run_dir.reason),
         data_module.report_unreadable_images(data),
         global_state(seed, recipe.mixed_precision),
     ):
-        with strategy.scope():
-            model = build_model(model, strategy)
-            if sync_batch_norm:
-                model = synchronise_batch_norm(model)
-        check_outputs(model, data)
+        with strategy.scope(), _compat.layers_from_zero():
+            model = build()
         preprocessing = preprocessing_of(model, preprocessing)
-        options = {"seed": seed, "ede": ede, "sync_batch_norm": sync_batch_norm}
-        identity = identity_of(model, data, recipe, preprocessing, **options)
-
-        def open_run_dir():
-            if chief:
-                stack.enter_context(run_dir.locked())
-                config = config_of(identity, flags, strategy)
-                run_dir.prepare(config, resume=resume, overwrite=overwrite)
-
-        on_all_workers(strategy, open_run_dir)
-        on_all_workers(strategy, lambda: run_dir.check(identity))
-        if chief:
-            print(summary(model, data, recipe, preprocessing, identity, jit_compile=jit_compile))
-            print(f"folder   {run_dir.path}", flush=True)
-        if result := run_dir.read_result():
-            if chief:
-                print(f"the run in {run_dir.path} is finished; overwrite trains it again")
-            return result
-        compile_model(model, recipe, steps, preprocessing=preprocessing, jit_compile=jit_compile)
-        # All workers write, as saving reads variables of all replicas; the chief's files are kept.
-        own = run_dir if chief else RunDir(stack.enter_context(tempfile.TemporaryDirectory()))
-        callbacks = list(callbacks)
-        if log_details and chief:
-            callbacks.append(_layer_details(model, data, preprocessing, own))
-        rows = _fit(
-            model, data, recipe, preprocessing, identity, steps, run_dir, own, callbacks, stack
+        compile_model(
+            model,
+            recipe,
+            pipeline.steps_per_epoch(data.train, recipe.batch_size),
+            preprocessing=preprocessing,
+            jit_compile=jit_compile,
+            sync_batch_norm=sync_batch_norm,
         )
-        return own.write_result(rows)
+        options = {"seed": seed, "ede": ede, "sync_batch_norm": sync_batch_norm}
+        config = config_of(model, data, recipe, preprocessing, flags, **options)
+        opened = run_dir.opened(config, resume=resume, overwrite=overwrite)
+        on_all_workers(strategy, lambda: is_chief(strategy) and stack.enter_context(opened))
+        on_all_workers(strategy, lambda: run_dir.check(config["identity"]))
+        if is_chief(strategy):
+            print(f"{summary(model, config, jit_compile)}\nfolder   {output_dir}", flush=True)
+        if result := run_dir.read_result():
+            if is_chief(strategy):
+                print(f"the run in {output_dir} is finished; overwrite trains it again")
+            return result
+        add_run(model, config["identity"], preprocessing)
+        return _fit(
+            model, data, recipe, preprocessing, config["identity"], run_dir, callbacks, log_details
+        )
 
 
-def _fit(
-    model, data, recipe, preprocessing, identity, steps, run_dir, own, callbacks, stack
-) -> list[dict]:
-    """Restores the last checkpoint and trains the epochs that are left.
+def _fit(model, data, recipe, preprocessing, identity, run_dir, callbacks, log_details) -> dict:
+    """Restores the last checkpoint, trains the epochs that are left, writes result.json."""
+    strategy = model.distribute_strategy
+    with contextlib.ExitStack() as stack:
+        # All workers write, as saving reads variables of all replicas; the chief's files are kept.
+        chief = is_chief(strategy)
+        own = run_dir if chief else RunDir(stack.enter_context(tempfile.TemporaryDirectory()))
+        checkpoints = Checkpoints(model, own.checkpoints)
+        epoch = on_all_workers(strategy, lambda: checkpoints.restore(run_dir.checkpoints))
+        test_batches, test_steps = evaluation_batches(model, data, preprocessing)
+        if log_details and chief:
+            batch = None  # gradient norms are logged on one replica only
+            if strategy.num_replicas_in_sync == 1:
+                batch = [part[:_DETAILS_BATCH] for part in next(iter(test_batches))]
+            callbacks = [*callbacks, LayerDetails(own.path, batch)]
+        logger = RunLogger(
+            own.path,
+            batch_size=min(recipe.batch_size, data.train.num_examples),
+            title=f"{identity['network']} on {data.name}",
+            checkpoints=checkpoints,
+        )
+        stop = StopOnSignal()
+        stack.callback(stop.restore_handlers)
+        ede = recipe.ede if identity["ede"] else EDESchedule(recipe.t_min, recipe.t_min)
+        ede = EDECallback(recipe.epochs, ede)
+        callbacks = [ede, AverageStatistics(), *callbacks, TerminateOnNaN(), logger, stop]
+        if chief:
+            callbacks.append(progress := Progress())
+            stack.callback(progress.close)
+            if epoch:
+                print(f"resuming after epoch {epoch} of {recipe.epochs}", flush=True)
+        model.fit(
+            training_batches(
+                model,
+                data,
+                recipe,
+                seed=identity["seed"],
+                first_epoch=epoch,
+                preprocessing=preprocessing,
+            ),
+            initial_epoch=epoch,
+            epochs=recipe.epochs,
+            steps_per_epoch=pipeline.steps_per_epoch(data.train, recipe.batch_size),
+            validation_data=test_batches,
+            validation_steps=test_steps,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        return own.write_result(logger.rows)
+
+
+def training_batches(
+    model: tf.keras.Model,
+    data: data_module.Data,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    first_epoch: int = 0,
+    preprocessing: Preprocessing | None = None,
+) -> tf.distribute.DistributedDataset:
+    """The batches that `train` trains on, for `Model.fit` with `steps_per_epoch`.
+
+    The dataset repeats without end. Its images are uint8; the training step of `compile_model`
+    augments and normalises them on the device.
 
     Args:
-        run_dir: Folder to restore from.
-        own: Folder to write to.
-        stack: Calls what must be undone if `fit` ends with an error.
+        model: Model; each replica of its strategy gets a share of each batch.
+        data: Data set; the training split is used.
+        recipe: Batch size, epochs and augmentation.
+        seed: Seed of order and augmentation.
+        first_epoch: First epoch, from 0; the `initial_epoch` of `fit`.
+        preprocessing: Preprocessing of the images; None: the model config's.
 
-    Returns:
-        The rows of metrics.csv.
+    Raises:
+        ValueError: If the replicas cannot share a batch evenly.
     """
-    strategy = model.distribute_strategy
-    checkpoints = Checkpoints(model, own.checkpoints)
-    first_epoch = on_all_workers(strategy, lambda: checkpoints.restore(run_dir.checkpoints))
-    if len(set(gather(strategy, str(first_epoch)))) > 1:
-        raise ValueError(f"the workers found different checkpoints in {run_dir.checkpoints}")
-    logger = RunLogger(
-        own.path,
-        batch_size=min(recipe.batch_size, data.train.num_examples),
-        title=f"{identity['network']} on {data.name}",
-        checkpoints=checkpoints,
-        add_results=lambda row: add_results(model, identity, preprocessing, row),
-    )
-    stop = StopOnSignal()
-    stack.callback(stop.restore_handlers)
-    schedule = recipe.ede if identity["ede"] else EDESchedule(recipe.t_min, recipe.t_min)
-    ede = EDECallback(recipe.epochs, schedule)
-    callbacks = [ede, AverageStatistics(), *callbacks, TerminateOnNaN(), logger, stop]
-    if is_chief(strategy):
-        callbacks.append(progress := Progress())
-        stack.callback(progress.close)
-        if first_epoch:
-            print(f"resuming after epoch {first_epoch} of {recipe.epochs}", flush=True)
-    test_batches, test_steps = evaluation_batches(model, data, preprocessing)
-    model.fit(
-        training_batches(
-            model,
-            data,
-            recipe,
-            seed=identity["seed"],
-            first_epoch=first_epoch,
+    preprocessing = preprocessing or preprocessing_of(model)
+
+    def batches(context):
+        return data_module.training_batches(
+            data.train,
+            batch_size=recipe.batch_size,
             preprocessing=preprocessing,
-        ),
-        initial_epoch=first_epoch,
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        validation_data=test_batches,
-        validation_steps=test_steps,
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return logger.rows
+            augmentation=recipe.augmentation,
+            seed=seed,
+            epochs=recipe.epochs,
+            first_epoch=first_epoch,
+            workers=context.num_input_pipelines,
+            worker=context.input_pipeline_id,
+            replicas=context.num_replicas_in_sync // context.num_input_pipelines,
+            on_device=True,
+        ).repeat()
+
+    return model.distribute_strategy.distribute_datasets_from_function(batches)
 
 
 @contextlib.contextmanager
@@ -225,34 +249,12 @@ def global_state(seed: int, mixed_precision: str | None = None) -> Iterator[None
             np.random.set_state(numpy)
 
 
-def _check_arguments(data, recipe, strategy, seed, xla_and_sync) -> int:
-    """Returns the number of steps per epoch."""
-    replicas = strategy.num_replicas_in_sync
+def _check_arguments(data, recipe, strategy, seed):
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be between 0 and 2**31 - 1, got {seed}")
-    if xla_and_sync and replicas > 1:
-        raise ValueError(
-            "XLA cannot compile synchronised batch norm on several replicas: leave out jit_compile "
-            "or sync_batch_norm"
-        )
-    pipeline.check_divides(recipe.batch_size, replicas)
+    pipeline.check_divides(recipe.batch_size, strategy.num_replicas_in_sync)
     steps = pipeline.steps_per_epoch(data.train, recipe.batch_size)
     if recipe.epochs * steps > _MAX_STEPS:
         raise ValueError(
             f"epochs {recipe.epochs} of {steps} steps are too many; at most {_MAX_STEPS // steps}"
         )
-    return steps
-
-
-def _layer_details(model, data, preprocessing, run_dir) -> LayerDetails:
-    """Gradient norms are logged on one replica only."""
-    batch = None
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        batches = data_module.evaluation_batches(
-            data.test,
-            batch_size=min(_DETAILS_BATCH, data.test.num_examples),
-            preprocessing=preprocessing,
-        )
-        batch = next(iter(batches))
-    loss = tf.keras.losses.SparseCategoricalCrossentropy(gives_logits(model), reduction="none")
-    return LayerDetails(run_dir.path, batch, loss)
