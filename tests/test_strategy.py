@@ -225,6 +225,14 @@ def test_batch_norm_is_per_replica_unless_synchronised(two_replicas, one_process
         np.testing.assert_array_equal(value, two_replicas[f"{name[:3]}.0"], err_msg=name)
 
 
+@pytest.mark.parametrize(("first", "second"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_a_run_is_resumed_on_another_number_of_replicas(tmp_path, first, second):
+    finish([start_tiny(tmp_path, "fail=true", f"replicas={first}")], code=1)
+    [output] = finish([start_tiny(tmp_path, f"replicas={second}")])
+    assert "resuming after epoch 1 of 2" in output
+    assert result_of(tmp_path)["final"]["epoch"] == 2
+
+
 @pytest.mark.slow
 def test_xla_on_several_replicas_ends_with_the_same_weights(tmp_path, two_replicas):
     [values] = ten_steps(tmp_path, [{}], "--replicas=2", "--jit_compile")

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -67,6 +66,16 @@ def tiny_train(folder, recipe=RECIPE, model=tiny_network, **changes):
     return training.train(model, tiny_data(), recipe, str(folder), **changes)
 
 
+def replicas_on_cpu(count):
+    """A strategy of several replicas; call it before any other use of TensorFlow."""
+    if count == 1:
+        return training.make_strategy()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * count
+    tf.config.set_logical_device_configuration(cpu, devices)
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+
+
 def main():
     """`python -m tests.tiny FOLDER [FIELD=VALUE ...]`: a training in a process of its own.
 
@@ -77,9 +86,9 @@ def main():
     pause = changes.pop("pause", 0)  # seconds at each epoch's end
     fill = changes.pop("fill", False)  # the disk, in the second epoch
     fail = changes.pop("fail", False)  # as the second epoch begins
-    terminated = changes.pop("terminated", False)  # as an evaluation begins
     options = {name: changes.pop(name) for name in ("seed", "overwrite") if name in changes}
     images = changes.pop("images", 24)
+    strategy = replicas_on_cpu(changes.pop("replicas", 1))
 
     class Disturb(tf.keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -91,10 +100,6 @@ def main():
             if fail and epoch == 1:
                 raise ValueError("an image is broken")
 
-        def on_test_begin(self, logs=None):
-            if terminated:
-                os.kill(os.getpid(), signal.SIGTERM)
-
         def on_epoch_end(self, epoch, logs=None):
             time.sleep(pause)
 
@@ -104,7 +109,7 @@ def main():
             tiny_data(images),
             RECIPE.replace(**changes),
             folder,
-            strategy=training.make_strategy(),
+            strategy=strategy,
             callbacks=[Disturb()],
             **options,
         )

@@ -18,7 +18,7 @@ from irnet_tf.training import Recipe
 import numpy as np
 import tensorflow as tf
 
-from tests.tiny import tiny_network
+from tests.tiny import replicas_on_cpu, tiny_network
 
 RECIPE = Recipe("digits", 1, batch_size=12, learning_rate=0.1, augmentation="shift", nesterov=True)
 
@@ -36,14 +36,7 @@ def main():
 
     if not flags.mixed_precision:
         tf.keras.backend.set_floatx("float64")
-    if flags.replicas > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * flags.replicas
-        )
-        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(flags.replicas)])
-    else:
-        strategy = training.make_strategy()
+    strategy = replicas_on_cpu(flags.replicas)
     digits = data.load("digits")
     digits = dataclasses.replace(
         digits,
