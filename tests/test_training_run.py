@@ -1,7 +1,7 @@
 """Runs: the run folder, resumption, and errors."""
 
 import csv
-import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from irnet_tf import data, evaluation, training
+from irnet_tf.layers import Preprocess
 from irnet_tf.model_config import BUILDERS, ModelConfig, get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
 from irnet_tf.quantizers import LibraPB
@@ -165,18 +166,6 @@ def test_one_process_per_folder(tmp_path):
 # ---- the model and the data --------------------------------------------------------------------
 
 
-def test_a_run_of_pretrained_weights_stores_their_digest(tmp_path):
-    name = "digits/resnet20_bireal_1w1a"
-    digits = data.load("digits")
-    few = dataclasses.replace(digits.train, num_examples=8)
-    digits = dataclasses.replace(digits, train=few, test=few)
-    training.train(lambda: zoo.load(name), digits, ONE_EPOCH, tmp_path)
-    sha256 = zoo.info(name).weights.sha256
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["identity"]["initialized_from"] == sha256
-    assert get_model_config(zoo.load(tmp_path / "final.safetensors")).initialized_from == sha256
-
-
 def test_a_run_with_a_quantizer_object_is_the_same_run(tmp_path):
     """Keras gives each quantizer object another name."""
 
@@ -195,12 +184,13 @@ def test_classes_that_do_not_match_are_rejected(tmp_path):
 
 
 def test_images_are_not_normalised_twice(tmp_path):
-    model = zoo.load("digits/resnet20_bireal_1w1a", include_preprocessing=True)
-    digits = data.load("digits")
+    images = tf.keras.Input((8, 8, 3))
+    outputs = tiny_network()(Preprocess(**PREPROCESSING.to_dict())(images))
+    model = tf.keras.Model(images, outputs)
     for use in (
-        lambda: evaluation.evaluate(model, digits),
-        lambda: evaluation.report(model, digits, tmp_path / "report"),
-        lambda: training.train(lambda: model, digits, RECIPE, tmp_path / "run"),
+        lambda: evaluation.evaluate(model, tiny_data()),
+        lambda: evaluation.report(model, tiny_data(), tmp_path / "report"),
+        lambda: tiny_train(tmp_path / "run", model=lambda: model),
     ):
         with pytest.raises(ValueError, match=r"model.layers\[-1\]"):
             use()
@@ -238,12 +228,20 @@ def test_layers_without_names_are_resumed_and_loaded(tmp_path, monkeypatch):
 
     monkeypatch.setitem(BUILDERS, "unnamed", own)
     own()
-    tiny_train(tmp_path, ONE_EPOCH, own)
-    (tmp_path / "result.json").unlink()
-    assert tiny_train(tmp_path, ONE_EPOCH, own)["final"]["epoch"] == 1
-    first, second = (zoo.load(tmp_path / "final.safetensors") for _ in range(2))
+    run = tmp_path / "run"
+    tiny_train(run, ONE_EPOCH, own)
+    (run / "result.json").unlink()
+    assert tiny_train(run, ONE_EPOCH, own)["final"]["epoch"] == 1
+    file = run / "final.safetensors"
+    first, second = (zoo.load(file) for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    tiny_train(tmp_path / "tuned", ONE_EPOCH, lambda: zoo.load(file))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    identity = json.loads((tmp_path / "tuned/config.json").read_text())["identity"]
+    assert identity["initialized_from"] == sha256
+    tuned = zoo.load(tmp_path / "tuned/final.safetensors")
+    assert get_model_config(tuned).initialized_from == sha256
 
 
 def test_ede_off_keeps_t(tmp_path):
