@@ -38,11 +38,11 @@ class Run:
 
     name: str
     rows: Sequence[Mapping[str, float]]
-    network: str = ""
-    data: str = ""
-    seed: int | None = None
-    settings: Mapping = dataclasses.field(default_factory=dict)
-    shipped: float | None = None
+    network: str
+    data: str
+    seed: int | None
+    settings: Mapping
+    shipped: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +92,20 @@ def read_run(path) -> Run:
     if not rows:
         raise ValueError(f"{path}: no epoch has ended yet")
     folder = path.parent if path.name == "metrics.csv" else path
-    name, config, result = folder.resolve().name, folder / "config.json", folder / "result.json"
+    files = (folder / "config.json", folder / "result.json")
     try:
-        config = json.loads(config.read_text()) if config.exists() else {}
-        result = json.loads(result.read_text()) if result.exists() else {}
-        if "identity" not in config:  # a run of `fit`
-            return Run(name, rows)
-        identity = config["identity"]
+        config, result = (json.loads(f.read_text()) if f.exists() else {} for f in files)
+        identity = config.get("identity", {})  # none in a run of a user's own `fit`
         return Run(
-            name,
-            rows,
-            identity["network"],
-            identity["data"]["name"],
-            identity["seed"],
-            {k: v for k, v in flatten(identity).items() if k not in _NOT_SETTINGS},
-            result.get("shipped", {}).get("accuracy"),
+            name=folder.resolve().name,
+            rows=rows,
+            network=identity.get("network", ""),
+            data=identity.get("data", {}).get("name", ""),
+            seed=identity.get("seed"),
+            settings={k: v for k, v in flatten(identity).items() if k not in _NOT_SETTINGS},
+            shipped=result.get("shipped", {}).get("accuracy"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"{path}: damaged config.json or result.json: {error!r}") from error
 
 

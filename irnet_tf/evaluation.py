@@ -41,11 +41,6 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
     """
     if given is None:
         check_takes_normalised_images(model)
-    shape = model.input_shape[1:]
-    if len(shape) != 3 or shape[2] != 3 or None not in shape[:2] and shape[0] != shape[1]:
-        raise ValueError(
-            f"the network's input has shape {shape}; build it with input_shape=(size, size, 3)"
-        )
     config = get_model_config(model)
     preprocessing = given or (config and config.preprocessing)
     if not preprocessing:
@@ -53,10 +48,11 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
             "the network's preprocessing is unknown; give preprocessing, an "
             "irnet_tf.preprocessing.Preprocessing"
         )
-    if size := set(shape[:2]) - {None, preprocessing.size}:
+    shape, size = model.input_shape[1:], preprocessing.size
+    if len(shape) != 3 or shape[2] != 3 or not set(shape[:2]) <= {None, size}:
         raise ValueError(
-            f"the network's input has shape {shape}, but its preprocessing gives size "
-            f"{preprocessing.size}; give one with size={size.pop()}"
+            f"the network's input has shape {shape}, but its preprocessing gives size {size}; "
+            "build it with that input_shape=(size, size, 3), or give preprocessing of another size"
         )
     return preprocessing
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
+import statistics
 
 from irnet_tf._utils import write_atomically
 
@@ -31,21 +33,17 @@ def new(width: float, height: float):
 
 
 def mean_and_range(axes, series, i: int, label: str) -> None:
-    """Draw the mean of several series over epochs, from 1, and a band from lowest to highest.
+    """Draw the mean of several series over epochs, and a band from the lowest to the highest.
 
-    Args:
-        axes: Matplotlib axes.
-        series: Lists of values, one per run; they may differ in length.
-        i: Index of the line style.
-        label: Label of the line.
+    The series may differ in length. The line has the i-th style.
     """
-    length = max(map(len, series))
-    values = [[run[epoch] for run in series if epoch < len(run)] for epoch in range(length)]
-    epochs, every, line = range(1, length + 1), max(1, length // 10), style(i)
-    means = [sum(v) / len(v) for v in values]
+    epochs = itertools.zip_longest(*series)
+    values = [[value for value in epoch if value is not None] for epoch in epochs]
+    epochs, every, line = range(1, len(values) + 1), max(1, len(values) // 10), style(i)
+    means = list(map(statistics.mean, values))
     axes.plot(epochs, means, label=label, markersize=5, markevery=(i % every, every), **line)
     if len(series) > 1:
-        low, high = [min(v) for v in values], [max(v) for v in values]
+        low, high = list(map(min, values)), list(map(max, values))
         axes.fill_between(epochs, low, high, color=line["color"], alpha=0.15, linewidth=0)
 
 

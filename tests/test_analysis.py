@@ -55,10 +55,8 @@ SKEWED = {
     "normal": lambda rng, shape: rng.normal(0, 0.1, shape),
     "shifted": lambda rng, shape: rng.normal(0.05, 0.1, shape),
     "each channel shifted": lambda r, shape: r.normal(r.normal(0, 0.1, shape[-1]), 0.1, shape),
-    "exponential": lambda rng, shape: rng.exponential(1, shape),
     "lognormal": lambda rng, shape: rng.lognormal(0, 1, shape),
     "uniform": lambda rng, shape: rng.uniform(-1, 1, shape),
-    "beta": lambda rng, shape: rng.beta(1, 4, shape) - 0.1,
 }
 
 

@@ -7,7 +7,6 @@ import statistics
 
 from irnet_tf import compare, plotting
 from irnet_tf.training.run_dir import COLUMNS
-from PIL import Image
 import pytest
 import zoo
 from zoo.__main__ import main as list_networks
@@ -88,16 +87,10 @@ def test_csv_and_figure_show_all_groups(tmp_path, capsys):
     assert [row["run"] for row in rows] == ["a0, a1", "b"]
     assert rows[0]["last %"] == "50.50 ± 0.71" and rows[0]["network"] == "digits/a"
     text = (tmp_path / "out/curves.svg").read_text()
-    for words in (
-        "test accuracy, %",
-        "training loss, nats (log scale)",
-        "0.6",  # of a loss between 0.5 and 1
-        "epoch",
-        "learning_rate=0.1 (2 seeds)",
-        "learning_rate=0.5 (1 seed)",
-    ):
+    # The loss is between 0.5 and 1.
+    for words in ("test accuracy, %", "training loss, nats (log scale)", "0.6", "epoch"):
         assert words in text
-    assert Image.open(tmp_path / "out/curves.png").size[0] > 1000
+    assert "learning_rate=0.1 (2 seeds)" in text and "learning_rate=0.5 (1 seed)" in text
 
 
 def test_a_long_legend_stays_inside_the_figure(tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 from irnet_tf import evaluation
-from irnet_tf.data import Data, Split
+from irnet_tf.data import Data
+from irnet_tf.data.dataset import in_memory
 from irnet_tf.model_config import ModelConfig, set_model_config
 from irnet_tf.preprocessing import Preprocessing
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow as tf
 
@@ -36,13 +36,8 @@ class Table(tf.keras.layers.Layer):
 def case(logits, labels, output="logits", classes=None):
     """A network with these outputs for the images of a data set with these labels."""
     classes = classes or tuple("abcdefgh"[: len(logits[0])])
-    images = np.zeros((len(labels), 4, 4, 3), np.uint8)
-    images[:] = np.arange(len(labels))[:, None, None, None]
-
-    def read(index):
-        return tf.gather(images, index), tf.gather(np.array(labels, np.int32), index)
-
-    split = Split(len(labels), read, 4, describe="picture {}".format)
+    pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None]
+    split = in_memory(np.broadcast_to(pixels, (len(labels), 4, 4, 3)), labels)
     inputs = tf.keras.layers.Input((4, 4, 3))
     model = tf.keras.Model(inputs, Table(logits)(inputs))
     set_model_config(model, ModelConfig("x", {}, preprocessing=HALF, output=output))
@@ -105,7 +100,7 @@ def test_the_worst_mistakes_come_first_with_their_pictures(tmp_path):
     evaluation.report(model, data, tmp_path)
     mistakes = rows(tmp_path / "mistakes.csv")
     # Of image 0 both classes are as probable: the first is taken.
-    assert [row["image"] for row in mistakes] == [f"picture {i}" for i in range(149, -1, -1)]
+    assert [row["image"] for row in mistakes] == [f"example {i}" for i in range(149, -1, -1)]
     assert (mistakes[0]["true"], mistakes[0]["predicted"]) == ("dog", "cat")
     assert "cat, 100 %" in (tmp_path / "mistakes.svg").read_text()
 
@@ -126,11 +121,9 @@ def test_the_pictures_have_labelled_axes(random_case, tmp_path):
     for name, words in (
         ("confusion", ("predicted class", "true class", "% of the images", "net on things")),
         ("calibration", ("accuracy, %", "confidence in the predicted class, %", "images, %")),
-        ("mistakes", ("worst mistakes",)),
     ):
         text = (tmp_path / f"{name}.svg").read_text()
         assert all(word in text for word in words)
-        assert min(Image.open(tmp_path / f"{name}.png").size) > 400
 
 
 def test_a_share_of_half_a_percent_is_not_drawn_as_zero(tmp_path):

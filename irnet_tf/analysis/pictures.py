@@ -33,27 +33,20 @@ def draw_layers(facts: Sequence[dict], path, title: str = "") -> list[Path]:
         names = [name for name in names if any(name in layer for layer in facts)]
         if names:
             panels.append((label, factor, names))
-    rows = (len(panels) + 1) // 2
-    figure = plotting.new(11, 1.6 + 2.5 * rows)
+    figure = plotting.new(9, 2 + 2.2 * len(panels))
     figure.suptitle(title)
-    grid = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    for i, (axes, (label, factor, names)) in enumerate(zip(grid, panels)):
-        for j, name in enumerate(names):
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, factor, names) in zip(grid, panels):
+        for i, name in enumerate(names):
             values = [factor * layer.get(name, np.nan) for layer in facts]
-            axes.plot(values, label=_LABELS.get(name), markersize=5, **plotting.style(j))
-        axes.set_ylabel(label)
+            axes.plot(values, label=_LABELS.get(name), markersize=5, **plotting.style(i))
+        axes.set_ylabel(label, fontsize=9)
         axes.grid(alpha=0.3)
         if len(names) > 1:
             axes.legend(frameon=False)
-        lowest = i >= len(panels) - 2
-        axes.tick_params(axis="x", labelbottom=lowest)
-        axes.set_xticks(
-            range(len(facts)), [layer["name"] for layer in facts], rotation=90, fontsize=8
-        )
-        if lowest:
-            axes.set_xlabel("layer, from input to output")
+    layers = [layer["name"] for layer in facts]
+    grid[-1].set_xticks(range(len(layers)), layers, rotation=90, fontsize=8)
+    grid[-1].set_xlabel("layer, from input to output")
     return plotting.save(figure, path)
 
 
