@@ -1,23 +1,25 @@
-"""Time of a training step, beside full precision and Larq's ste_sign.
+"""Time and peak memory of a training step, beside full precision and Larq's ste_sign.
 
-    python benchmarks/step_time.py [NETWORK...] [--batch 128] [--steps 10]
-        [--mixed_precision mixed_bfloat16] [--jit_compile]
+    python benchmarks/step_time.py [NETWORK...] [--batch=128] [--turns=10] [--output=FILE.json]
+        [--mixed_precision=mixed_bfloat16] [--jit_compile]
 
 Networks are 1/1 networks of the zoo; the default is three for CIFAR-10. The variants of a network
-take turns step by step, so that other programs on the machine disturb them alike; a ratio is the
-median of the ratios within a turn. Without a GPU, processor time is measured.
+take turns; a ratio is the median of the ratios within a turn. Without a GPU, processor time is
+measured. Peak memory is that of a process which runs two steps, with TensorFlow's 700 MB, or of
+the GPU.
 """
 
 import argparse
+import multiprocessing
 import os
-import statistics
-import time
+import resource
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import irnet_tf  # noqa: F401, before TensorFlow
 from irnet_tf.training import Recipe, compile_model
 import numpy as np
+from tables import add_output, in_turns, show
 import tensorflow as tf
 import zoo
 
@@ -33,68 +35,62 @@ VARIANTS = {
 }
 
 
-def make_step(entry, arguments, batch, jit_compile):
-    """A function that runs one training step and returns its duration in seconds."""
-    model = entry.config.build(**arguments)
+def make_step(name, variant, options):
+    """A function that runs one training step."""
+    if options.mixed_precision:
+        tf.keras.mixed_precision.set_global_policy(options.mixed_precision)
+    batch, model = options.batch, zoo.info(name).config.build(**VARIANTS[variant])
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, *model.input_shape[1:])).astype("float32")
     labels = rng.integers(0, 10, batch).astype("int32")
     iterator = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
     recipe = Recipe("digits", epochs=1, batch_size=batch, learning_rate=0.1)
-    step = compile_model(model, recipe, 1000, jit_compile=jit_compile).make_train_function()
-    clock = time.perf_counter if tf.config.list_physical_devices("GPU") else time.process_time
-
-    def run():
-        begin = clock()
-        float(step(iterator)["loss"])  # waits for the device
-        return clock() - begin
-
-    return run
+    compile_model(model, recipe, 1000, jit_compile=options.jit_compile)
+    step = model.make_train_function()
+    return lambda: float(step(iterator)["loss"])  # waits for the device
 
 
-def measure(name, batch=128, steps=10, jit_compile=False):
-    """A row per variant of the network: milliseconds per step, and the ratio to full precision."""
-    entry = zoo.info(name)
-    runs = {
-        variant: make_step(entry, arguments, batch, jit_compile)
-        for variant, arguments in VARIANTS.items()
-    }
-    for run in runs.values():
-        run(), run()
-    turns = [{variant: run() for variant, run in runs.items()} for _ in range(steps)]
+def peak_megabytes(name, variant, options):
+    """Peak memory in MB of two steps: of a GPU, if there is one, or of this process."""
+    run = make_step(name, variant, options)
+    run(), run()
+    if tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def measure(name, options):
+    """A row per variant of the network."""
+    runs = {variant: make_step(name, variant, options) for variant in VARIANTS}
+    column = 1 if tf.config.list_physical_devices("GPU") else 0
+    seconds = {v: times[:, column] for v, times in in_turns(runs, options.turns).items()}
     tf.keras.backend.clear_session()
-    base = next(iter(VARIANTS))
-    return [
-        {
+    base = seconds[next(iter(VARIANTS))]
+    for variant, times in seconds.items():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peak = pool.apply(peak_megabytes, (name, variant, options))
+        yield {
             "network": name,
             "variant": variant,
-            "ms per step": 1e3 * statistics.median(turn[variant] for turn in turns),
-            "ratio": statistics.median(turn[variant] / turn[base] for turn in turns),
+            "batch": options.batch,
+            "precision": options.mixed_precision or "float32",
+            "ms per step": 1e3 * float(np.median(times)),
+            "ratio": float(np.median(times / base)),
+            "peak MB": peak,
         }
-        for variant in VARIANTS
-    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=NETWORKS)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--jit_compile", action="store_true")
     parser.add_argument("--mixed_precision", help="a Keras policy, such as mixed_bfloat16")
+    add_output(parser)
     options = parser.parse_args()
-    if options.mixed_precision:
-        tf.keras.mixed_precision.set_global_policy(options.mixed_precision)
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    print(
-        f"TensorFlow {tf.__version__}, {options.mixed_precision or 'float32'}, "
-        f"{os.cpu_count()} cores, {gpus} GPUs"
-    )
-    for name in options.networks:
-        print(f"\n{name}, batch {options.batch}, {options.steps} turns")
-        print(f"{'variant':32}{'ms per step':>12}{'ratio':>8}")
-        for row in measure(name, options.batch, options.steps, options.jit_compile):
-            print(f"{row['variant']:32}{row['ms per step']:12.1f}{row['ratio']:8.3f}", flush=True)
+    rows = [row for name in options.networks for row in measure(name, options)]
+    show({"step": rows}, options.output)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def latencies():
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
         for row in json.loads(path.read_text())["tables"].get("latency", []):
             if row["file"] == "OpenVINO 1-bit, binary" and row["batch"] == row["threads"] == 1:
-                found.setdefault(row["network"], f"{row['clock med.']:.2f}")
+                found.setdefault(row["network"], f"{row['clock median']:.2f}")
     return found
 
 

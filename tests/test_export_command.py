@@ -6,7 +6,7 @@ import json
 from irnet_tf import export
 from irnet_tf.model_config import get_model_config, set_model_config
 from irnet_tf.models import cifar_resnet
-from irnet_tf.preprocessing import DIGITS
+from irnet_tf.preprocessing import DIGITS, Preprocessing
 from irnet_tf.weights import save_weights
 import numpy as np
 from PIL import Image
@@ -39,7 +39,7 @@ def reports(output):
 def test_for_larq_compute_engine(weights, tmp_path, capsys):
     pytest.importorskip("larq_compute_engine")
     output = tmp_path / "device" / "net.tflite"
-    command.main(["export", str(weights), f"--output={output}", "--uint8_input", "--images=20"])
+    command.main(["export", str(weights), f"--output={output}", "--uint8_input", "--images=5"])
     report, text = reports(output)
     assert text in capsys.readouterr().out
     assert "64-bit ARM" in text and "digits" in text
@@ -56,7 +56,7 @@ def test_for_larq_compute_engine(weights, tmp_path, capsys):
         "float": 3 * 16 * 9 * positions + 64 * 5,
         "one_bit": 6 * stage + 2 * (stage // 2 + 5 * stage),
     }
-    assert report["comparison"]["images"] == 20 and report["comparison"]["equal"]
+    assert report["comparison"]["images"] == 5 and report["comparison"]["equal"]
     assert "accuracy" not in report["comparison"]  # the network's classes are others
     assert len(report["latency"]["ms"]) == 2 and min(report["latency"]["ms"].values()) > 0
 
@@ -89,8 +89,7 @@ BAD = [
     ([NAME, "--output=net.xml", "--form=fast"], "invalid choice: 'fast'"),
     ([NAME, "--output=net.xml", "--weights="], "No such file or directory: ''"),
     ([NAME, "--output=net.xml", "--num_classes=11"], "num_classes needs --weights=none"),
-    ([NAME, "--output=net.xml", "--uint8_input", "--mean=0.5", "--std=1"], "omit mean and std"),
-    ([NAME, "--output=net.xml", "--mean=0.5"], "mean and std need uint8_input"),
+    ([NAME, "--output=net.xml", "--mean=0.5", "--std=1"], "omit mean and std"),
     ([NAME, "--output=net.xml", "--unknown=1"], "unrecognized arguments: --unknown=1"),
     ([NAME, "--output=net.xml", "--data_dir=setup.py"], "setup.py"),
 ]
@@ -99,38 +98,33 @@ BAD = [
 @pytest.mark.parametrize("flags, message", BAD, ids=lambda value: str(value)[:60])
 def test_errors_name_the_flag(flags, message, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(zoo_export.exporting, "export", _only_checks)
+    monkeypatch.setattr(zoo_export.exporting, "export", lambda *_, **__: pytest.fail("exported"))
     with pytest.raises(SystemExit) as error:
         command.main(["export", *flags])
     assert message in str(error.value) + capsys.readouterr().err
     assert not (ROOT / "net.xml").exists()
 
 
-def _only_checks(model, output, images, *, uint8_input, mean, std, **_):
-    """The first checks of `export`."""
-    from irnet_tf.export.rewrite import normalisation
-
-    normalisation(model, uint8_input, mean, std)
-    raise AssertionError("exported")
-
-
 def test_a_network_outside_the_zoo_is_compared_on_the_users_images(tmp_path):
-    model = randomise_batch_norm(cifar_resnet(20, num_classes=2))
-    set_model_config(model, dataclasses.replace(get_model_config(model), preprocessing=DIGITS))
-    save_weights(model, tmp_path / "mine.safetensors")
+    save_weights(cifar_resnet(20, num_classes=2), tmp_path / "mine.safetensors")
     for name in "ab":
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(9):
             Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(tmp_path / f"images/{name}/{i}.png")
     flags = ["export", str(tmp_path / "mine.safetensors"), f"--output={tmp_path / 'net.xml'}"]
-    options = command._parser().parse_args(
-        [*flags, f"--data_dir={tmp_path / 'images'}", "--validation_split=0.5"]
-    )
-    loaded = zoo_export._load(options)
-    images, labels, words = zoo_export._test_images(loaded, options)
-    assert words == "test images of images" and 0 < len(images) == len(labels) < 18
-    set_model_config(loaded, dataclasses.replace(get_model_config(loaded), preprocessing=None))
-    assert "noise" in zoo_export._test_images(loaded, options)[2]
+    flags += [f"--data_dir={tmp_path / 'images'}", "--validation_split=0.5"]
+    for normalisation, expected in (
+        (["--mean=0.5", "--std=0.1,0.2,0.3"], "test images of images"),
+        ([], "noise"),  # the network has no preprocessing
+    ):
+        options = command._parser().parse_args([*flags, *normalisation])
+        loaded = zoo_export._load(options)
+        images, labels, words = zoo_export._test_images(loaded, options)
+        assert words == expected
+        preprocessing = get_model_config(loaded).preprocessing
+        if normalisation:
+            assert preprocessing == Preprocessing(32, (0.5,) * 3, (0.1, 0.2, 0.3))
+            assert 0 < len(images) == len(labels) < 18
 
 
 def test_a_failed_export_leaves_the_file_that_was_there(tmp_path, monkeypatch):
@@ -159,20 +153,12 @@ def test_a_failed_export_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-DIFFERENT = {
-    "images": 1,
-    "largest_difference": 1.0,
-    "agreement": 0.0,
-    "traced_images": 0,
-    "equal": False,
-}
-
-
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     from irnet_tf.export import report
 
-    monkeypatch.setattr(report, "compare", lambda *_, **__: DIFFERENT)
+    known = {"images": 1, "largest_difference": 1.0, "agreement": 0.0, "traced_images": 0}
+    monkeypatch.setattr(report, "compare", lambda *_, **__: {**known, "equal": False})
     model = cifar_resnet(20, input_shape=(16, 16, 3))
     images = np.zeros((1, 16, 16, 3), np.float32)
     with pytest.raises(ValueError, match="is not written: its outputs differ"):

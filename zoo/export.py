@@ -8,7 +8,8 @@ import dataclasses
 from irnet_tf import data
 from irnet_tf import export as exporting
 from irnet_tf.export.report import check_output
-from irnet_tf.model_config import classes_of, get_model_config
+from irnet_tf.model_config import classes_of, get_model_config, set_model_config
+from irnet_tf.preprocessing import Preprocessing
 import numpy as np
 import tensorflow as tf
 import zoo
@@ -35,8 +36,6 @@ def export(options: argparse.Namespace) -> None:
         images_source=source,
         format=options.format,
         form=options.form,
-        mean=options.mean,
-        std=options.std,
         uint8_input=options.uint8_input,
     )
     print(f"{exporting.report_text(report)}\nwritten: {options.output}, with report.* beside it")
@@ -48,7 +47,15 @@ def _load(options):
     weights = None if options.weights == "none" else options.weights
     if weights and options.num_classes:
         raise ValueError("num_classes needs --weights=none: trained weights have their own classes")
-    return zoo.load(options.network, weights, **arguments)
+    model = zoo.load(options.network, weights, **arguments)
+    if options.mean or options.std:
+        config, size = get_model_config(model), model.input_shape[1]
+        if config.preprocessing:
+            raise ValueError(f"the network has its own ({config.preprocessing}); omit mean and std")
+        mean, std = (3 * v if v and len(v) == 1 else v for v in (options.mean, options.std))
+        preprocessing = Preprocessing(size, mean, std)
+        set_model_config(model, dataclasses.replace(config, preprocessing=preprocessing))
+    return model
 
 
 def _test_images(model, options):

@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 """Allowed difference of logits, given equal bits; relative to the largest logit if above 1."""
 
 
-def compare(model: tf.keras.Model, file, images, *, labels=None, mean=None, std=None) -> dict:
+def compare(model: tf.keras.Model, file, images, *, labels=None) -> dict:
     """Compares the outputs of a file with those of its network.
 
     The rounding error of a float sum depends on the order of the summands. An activation that is
@@ -27,7 +27,6 @@ def compare(model: tf.keras.Model, file, images, *, labels=None, mean=None, std=
         file: Result of `to_lce` or `to_openvino`.
         images: Array `[n, height, width, channels]` of the file's input type.
         labels: Class indices of the images, int `[n]`.
-        mean, std: Normalisation, if it was given to `to_lce` or `to_openvino`.
 
     Returns:
         A dict with
@@ -55,7 +54,7 @@ def compare(model: tf.keras.Model, file, images, *, labels=None, mean=None, std=
     )
     plan, x = make_plan(model, device.target), images
     if device.input_type == np.uint8:
-        scale, offset = normalisation(model, True, mean, std)
+        scale, offset = normalisation(model)
         x = images * scale + offset
     theirs = device.predict(images).reshape(len(images), -1)
     with tf.device("CPU:0"):  # a GPU rounds float32 products to TF32

@@ -13,6 +13,7 @@ import tempfile
 
 from irnet_tf import _compat
 from irnet_tf import layers as blocks
+from irnet_tf._utils import write_atomically
 from irnet_tf.export.plan import Plan, Target, make_plan, require
 from irnet_tf.export.rewrite import facts_of, normalisation, rewritten, trace
 import larq as lq
@@ -34,12 +35,10 @@ TARGET = Target(
             "InputLayer", "MaxPooling2D", "Multiply", "ReLU", "Rescaling", "Reshape", "Softmax",
         )),
     ),
-    symmetric_padding=False,
-    small_images=False,
 )  # fmt: skip
 
 
-def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=None) -> bytes:
+def to_lce(model: tf.keras.Model, *, uint8_input: bool = False) -> bytes:
     """Converts a network to a Larq Compute Engine model (a TFLite file with Larq's operators).
 
     Every 1-bit convolution becomes an `LceBconv2d`. Convolutions with 1-bit weights and float
@@ -48,25 +47,21 @@ def to_lce(model: tf.keras.Model, *, uint8_input: bool = False, mean=None, std=N
     Args:
         model: Functional Keras model with one input `[batch, height, width, channels]`, of any
             precision. It is not changed.
-        uint8_input: If True, the file takes pixels 0 to 255 and normalises them itself.
-        mean, std: Normalisation for `uint8_input`, if the model config has none: statistics of
-            images between 0 and 1, one number or one per channel.
+        uint8_input: If True, the file takes RGB pixels from 0 to 255 and normalises them itself,
+            with the preprocessing of the model config.
 
     Returns:
         Content of the file. It has batch size 1, float32 or uint8 inputs and float32 outputs.
 
     Raises:
-        ValueError: If the network cannot be converted, if mean and std do not fit, or if a 1-bit
-            convolution stayed float.
+        ValueError: If the network cannot be converted, has no preprocessing for `uint8_input`, or
+            if a 1-bit convolution stayed float.
+        ImportError: If Larq Compute Engine is not installed.
     """
-    normalise = normalisation(model, uint8_input, mean, std)
+    normalise = normalisation(model) if uint8_input else None
     plan = make_plan(model, TARGET)
-    file = convert(plan, rewritten(model, plan), normalise)
-    return _with_facts(file, facts_of(model, uint8_input, mean, std))
-
-
-def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
-    """Converts a rewritten network; see `to_lce`."""
+    for name in plan.binary:
+        check_span(model.get_layer(name))
     try:
         import larq_compute_engine as lce
     except ImportError as error:
@@ -74,13 +69,15 @@ def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
             "exporting needs larq-compute-engine: pip install irnet_tf[deploy]"
         ) from error
 
-    module, function = trace(network, normalise)
+    module, function = trace(rewritten(model, plan), normalise)
     # lce.convert_keras_model saves a Keras model, which takes ten times as long as a module.
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures=function)
-        file = lce.convert_saved_model(folder)
+        flat = _compat.parse_tflite(lce.convert_saved_model(folder))
     if plan.packable:
-        file = _pack_weights(file)
+        _pack_weights(flat)
+    _add_facts(flat, facts_of(model, uint8_input))
+    file = _compat.serialise_tflite(flat)
     found = operators(file)["LceBconv2d"]
     require(
         found == len(plan.binary),
@@ -90,10 +87,26 @@ def convert(plan: Plan, network: tf.keras.Model, normalise=None) -> bytes:
     return file
 
 
+def check_span(layer) -> None:
+    """Rejects zero padding on both sides of a window, which Larq's kernels compute wrongly."""
+    sides = layer.input_shape[1:3]
+    spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate)]
+    require(
+        layer.padding != "same" or all(side >= span for side, span in zip(sides, spans)),
+        f"layer {layer.name!r} gets {sides[0]}x{sides[1]} pixels, fewer than its kernel spans "
+        f"({spans[0]}x{spans[1]}), which {TARGET.name} computes wrongly; use a larger input_shape",
+    )
+
+
 def operators(file: bytes) -> collections.Counter:
     """Returns the number of operators of each kind in a TFLite file."""
     flat = _compat.parse_tflite(file)
     return collections.Counter(_operator_name(flat, op) for op in flat.subgraphs[0].operators)
+
+
+def save(file: bytes, path) -> None:
+    """Writes a file."""
+    write_atomically(path, file)
 
 
 def file_facts(file: bytes) -> dict:
@@ -105,14 +118,16 @@ def file_facts(file: bytes) -> dict:
     return {}
 
 
-def _with_facts(file, facts) -> bytes:
-    schema, flat = _compat.tflite_schema(), _compat.parse_tflite(file)
-    flat.buffers.append(schema.BufferT())
-    flat.buffers[-1].data = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = _FACTS, len(flat.buffers) - 1
+def _add_facts(flat, facts):
+    entry = _compat.tflite_schema().MetadataT()
+    entry.name, entry.buffer = _FACTS, _add_buffer(flat, json.dumps(facts).encode())
     flat.metadata = [*(flat.metadata or []), entry]
-    return _compat.serialise_tflite(flat)
+
+
+def _add_buffer(flat, data: bytes) -> int:
+    flat.buffers.append(_compat.tflite_schema().BufferT())
+    flat.buffers[-1].data = np.frombuffer(data, np.uint8)
+    return len(flat.buffers) - 1
 
 
 class Device:
@@ -177,11 +192,9 @@ def _operator_name(flat, operator) -> str:
     return next(k for k, v in vars(schema.BuiltinOperator).items() if v == number)
 
 
-def _pack_weights(file) -> bytes:
+def _pack_weights(flat):
     """Stores weights of one magnitude per channel as bits, unpacked by operators of the file."""
-    schema = _compat.tflite_schema()
-    flat = _compat.parse_tflite(file)
-    graph = flat.subgraphs[0]
+    schema, graph = _compat.tflite_schema(), flat.subgraphs[0]
 
     def add_code(builtin, custom=None):
         code = schema.OperatorCodeT()
@@ -193,11 +206,7 @@ def _pack_weights(file) -> bytes:
     def add_tensor(name, shape, kind, data=None):
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type = name, np.array(shape, np.int32), kind
-        tensor.buffer = 0  # the empty buffer
-        if data is not None:
-            flat.buffers.append(schema.BufferT())
-            flat.buffers[-1].data = np.frombuffer(data.tobytes(), np.uint8)
-            tensor.buffer = len(flat.buffers) - 1
+        tensor.buffer = 0 if data is None else _add_buffer(flat, data.tobytes())  # 0 is empty
         graph.tensors.append(tensor)
         return len(graph.tensors) - 1
 
@@ -209,6 +218,7 @@ def _pack_weights(file) -> bytes:
 
     dequantize = add_code(schema.BuiltinOperator.CUSTOM, b"LceDequantize")
     multiply = add_code(schema.BuiltinOperator.MUL)
+    f32, i32 = schema.TensorType.FLOAT32, schema.TensorType.INT32
     operators = []
     for op in graph.operators:
         if _operator_name(flat, op) == "CONV_2D":
@@ -217,9 +227,7 @@ def _pack_weights(file) -> bytes:
             kernel = np.frombuffer(data.tobytes(), np.float32).reshape(tensor.shape)
             scale = np.abs(kernel[:, :1, :1, :1])
             if kernel[0].size > 1 and (np.abs(kernel) == scale).all():
-                name = tensor.name.decode()
-                packed = _pack(kernel)
-                f32, i32 = schema.TensorType.FLOAT32, schema.TensorType.INT32
+                name, packed = tensor.name.decode(), _pack(kernel)
                 bits = add_tensor(f"{name}/bits", packed.shape, i32, packed)
                 signs = add_tensor(f"{name}/signs", kernel.shape, f32)
                 scales = add_tensor(f"{name}/scale", scale.shape, f32, scale)
@@ -231,7 +239,6 @@ def _pack_weights(file) -> bytes:
                 operators[-1].builtinOptions = schema.MulOptionsT()
         operators.append(op)
     graph.operators = operators
-    return _compat.serialise_tflite(flat)
 
 
 def _pack(x):

@@ -18,7 +18,7 @@ import time
 
 from irnet_tf._utils import check_choice
 from irnet_tf.export.plan import Plan, Target, make_plan, require
-from irnet_tf.export.rewrite import facts_of, normalisation
+from irnet_tf.export.rewrite import facts_of, normalisation, rewritten
 import numpy as np
 import tensorflow as tf
 
@@ -28,15 +28,7 @@ sys.modules.setdefault("openvino_telemetry", None)
 FORMS = ("binary", "int8", "auto")
 
 
-def to_openvino(
-    model: tf.keras.Model,
-    *,
-    form: str = "auto",
-    uint8_input: bool = False,
-    batch_size: int | None = 1,
-    mean=None,
-    std=None,
-):
+def to_openvino(model: tf.keras.Model, *, form: str = "auto", uint8_input: bool = False):
     """Converts a network to an OpenVINO model; `save` writes it.
 
     Binary weights take one bit each in the file, also where the inputs are float; those are
@@ -46,41 +38,37 @@ def to_openvino(
         model: Functional Keras model with one input `[batch, height, width, channels]`, of any
             precision. It is not changed.
         form: `"binary"`, `"int8"`, or `"auto"`: the faster one on this machine with one thread.
-        uint8_input: If True, the file takes pixels 0 to 255 and normalises them itself.
-        batch_size: Batch size of the file. None: any, which only the int8 form supports.
-        mean, std: Normalisation for `uint8_input`, as in `to_lce`.
+        uint8_input: Input of the file, as in `to_lce`.
 
     Returns:
-        An `openvino.Model` with float32 (or uint8) inputs `[batch_size, height, width, channels]`
-        and float32 outputs. Compile it with `INFERENCE_PRECISION_HINT="f32"`.
+        An `openvino.Model` with batch size 1, float32 or uint8 inputs and float32 outputs. Compile
+        it with `INFERENCE_PRECISION_HINT="f32"`. Its method `reshape` changes the batch size; the
+        binary form needs a known one.
 
     Raises:
         ValueError: If the network cannot be converted, or an argument does not fit.
         ImportError: If OpenVINO is not installed.
     """
     check_choice("form", form, FORMS)
-    require(
-        batch_size is None or (isinstance(batch_size, int) and batch_size > 0),
-        f"batch_size must be a positive integer or None, got {batch_size!r}",
-    )
-    normalise = normalisation(model, uint8_input, mean, std)
+    normalise = normalisation(model) if uint8_input else None
     plan = make_plan(model, target())
-    problem = _binary_problem(plan, batch_size)
+    problem = _binary_problem(plan)
     require(form != "binary" or not problem, f'{problem}; use form="int8"')
+    facts = facts_of(model, uint8_input)
     from irnet_tf.export.openvino_graph import build
 
-    facts = facts_of(model, uint8_input, mean, std)
+    network = rewritten(model, plan)
+
+    def made(form):
+        return build(network, plan, form, normalise, facts)
+
     if not plan.binary:
-        forms = ["float"]
-    elif form == "auto":
-        forms = ["int8"] if problem else ["binary", "int8"]
-    else:
-        forms = [form]
-    made = {form: build(model, plan, form, batch_size, normalise, facts) for form in forms}
-    if len(made) == 1:
-        return made[forms[0]]
-    times = interleaved_ms({form: _run_zeros(model) for form, model in made.items()}, 0.25)
-    return made[min(times, key=times.get)]
+        return made("float")
+    if form != "auto" or problem:
+        return made("int8" if problem else form)
+    files = {form: made(form) for form in ("binary", "int8")}
+    times = latency_ms({form: Device(file) for form, file in files.items()}, 0.25)
+    return files[min(times, key=times.get)]
 
 
 def save(model, path) -> None:
@@ -110,15 +98,6 @@ def save(model, path) -> None:
             os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def sizes(model) -> dict:
-    """Returns the bytes that `save` writes: `file` in total, `weights` of it (`.bin`)."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.xml"
-        save(model, path)
-        weights = path.with_suffix(".bin").stat().st_size
-        return {"file": path.stat().st_size + weights, "weights": weights}
-
-
 def form_of(model) -> str:
     """Returns the form of a model of `to_openvino`: `"binary"`, `"int8"` or `"float"`."""
     return _facts(model)["form"]
@@ -134,16 +113,15 @@ def operators(model) -> collections.Counter:
     return collections.Counter({k: n for k, n in kinds.items() if k not in ("Constant", "Result")})
 
 
-def interleaved_ms(runs: dict, seconds: float = 1.0) -> dict:
-    """Returns the median milliseconds of each function, called in turn for `seconds` each."""
-    times = {name: [] for name in runs}
-    for call in runs.values():
-        call()
-    until = time.perf_counter() + seconds * len(runs)
+def latency_ms(devices: dict, seconds: float = 1.0) -> dict:
+    """Returns the median milliseconds per image of each device; they take turns."""
+    images = {n: np.zeros((1, *d.input_shape), d.input_type) for n, d in devices.items()}
+    times = {name: [] for name in devices}
+    until = time.perf_counter() + seconds * len(devices)
     while time.perf_counter() < until or len(next(iter(times.values()))) < 5:
-        for name, call in runs.items():
+        for name, device in devices.items():
             start = time.perf_counter()
-            call()
+            device.predict(images[name])
             times[name].append(time.perf_counter() - start)
     return {name: 1e3 * float(np.median(values)) for name, values in times.items()}
 
@@ -166,26 +144,18 @@ def runtime():
 def target() -> Target:
     """Returns the capabilities of OpenVINO."""
     runtime()
-    from irnet_tf.export.openvino_graph import ACTIVATIONS, LAYERS
+    from irnet_tf.export.openvino_graph import LAYERS
 
-    return Target(
-        name="OpenVINO",
-        layers=LAYERS,
-        activations=tuple(ACTIVATIONS),
-        symmetric_padding=True,
-        small_images=True,
-    )
+    return Target("OpenVINO", LAYERS)
 
 
-def _binary_problem(plan, batch_size) -> str | None:
+def _binary_problem(plan) -> str | None:
     """Returns why OpenVINO's 1-bit kernels cannot compute a plan, or None."""
-    if batch_size is None and plan.binary:
-        return "OpenVINO's 1-bit convolution needs a known batch size, got batch_size=None"
     parents = {layer: [] for layer in plan.readers}
     for layer, readers in plan.readers.items():
         for reader in readers:
             parents[reader].append(layer)
-    for layer in (layer for layer, part in plan.parts.items() if part == "both"):
+    for layer in (layer for layer in plan.readers if layer.name in plan.binary):
         channels = plan.kernel(layer.name).shape[2]
         if channels % 8:
             return (
@@ -209,13 +179,6 @@ def _ordered(layer, parents) -> bool:
     return not isinstance(layer, reordered) and all(_ordered(p, parents) for p in parents[layer])
 
 
-def _run_zeros(model):
-    compiled = compiled_model(model)
-    inputs = compiled.input(0)
-    image = np.zeros(list(inputs.shape), inputs.element_type.to_dtype())
-    return lambda: compiled(image)
-
-
 def compiled_model(model, threads: int = 1):
     """Compiles a model for this machine's processor, in float32."""
     settings = {
@@ -234,18 +197,15 @@ class Device:
     Attributes:
         target: Capabilities of the format.
         input_type: NumPy dtype of the images.
+        input_shape: `(height, width, channels)`.
     """
 
     def __init__(self, model):
         self.target = target()
-        shape = model.input(0).get_partial_shape()
-        if shape[0].is_dynamic or shape[0].get_length() != 1:
-            model = model.clone()
-            shape[0] = 1
-            model.reshape(shape)
         self.model = model
-        self._compiled = compiled_model(self.model)
-        self.input_type = np.dtype(self._compiled.input(0).element_type.to_dtype())
+        self.input_type = np.dtype(model.input(0).element_type.to_dtype())
+        self.input_shape = tuple(model.input(0).shape)[1:]
+        self._compiled = compiled_model(model)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Returns the outputs for images `[n, height, width, channels]`."""
@@ -257,16 +217,15 @@ class Device:
         Raises:
             ValueError: If the file has other 1-bit weights than the plan.
         """
-        from irnet_tf.export.openvino_convolutions import positive_of
+        from irnet_tf.export.openvino_convolutions import one_bit_weights
 
-        model = self.model.clone()
+        model, form = self.model.clone(), form_of(self.model)
         nodes = {node.get_friendly_name(): node for node in model.get_ops()}
         for name in plan.binary:
             weights = nodes.get(f"{name}/weights")
-            kernel = plan.kernel(name).transpose(3, 2, 0, 1) > 0
+            expected, _ = one_bit_weights(plan.kernel(name), form)
             require(
-                weights is not None
-                and np.array_equal(positive_of(weights, form_of(model)), kernel),
+                weights is not None and np.array_equal(weights.get_data(), expected.get_data()),
                 f"the file was made from another network: {plan.name!r} has other 1-bit weights; "
                 "export it again",
             )

@@ -26,30 +26,21 @@ def constant(value, kind=np.float32):
     return op.constant(np.array(value, kind))
 
 
-def bits(positive, order):
-    """Returns a constant of one bit per value.
+def one_bit_weights(kernel, form, magnitude=1.0):
+    """Returns (constant of one bit per weight of a kernel, the node that a convolution reads).
 
-    BinaryConvolution reads a byte's lowest bit first (`order="little"`), Convert its highest.
+    BinaryConvolution reads bits, of a byte the lowest first. Other convolutions read floats
+    `+-magnitude`, computed when the file is loaded; Convert reads the highest bit first.
     """
-    packed = np.packbits(positive.reshape(-1), bitorder=order)
+    positive = kernel.transpose(3, 2, 0, 1) > 0
+    packed = np.packbits(positive.reshape(-1), bitorder="little" if form == "binary" else "big")
     tensor = ov.Tensor(ov.Type.u1, ov.Shape(list(positive.shape)))
     tensor.data.reshape(-1)[:] = packed
-    return ov.op.Constant(tensor)
-
-
-def positive_of(weights, form) -> np.ndarray:
-    """Returns which weights of a constant of `bits` are +1, for a convolution of that form."""
-    shape = list(weights.get_output_shape(0))
-    order = "little" if form == "binary" else "big"
-    packed = np.asarray(weights.get_data()).view(np.uint8).reshape(-1)
-    return np.unpackbits(packed, count=int(np.prod(shape)), bitorder=order).reshape(shape) == 1
-
-
-def unpacked(positive, magnitude=1.0):
-    """Returns (constant of bits, floats `+-magnitude` computed when the file is loaded)."""
-    packed = bits(positive, "big")
-    floats = op.convert(packed, np.float32)
-    return packed, op.subtract(op.multiply(floats, constant(2 * magnitude)), constant(magnitude))
+    bits = ov.op.Constant(tensor)
+    if form == "binary":
+        return bits, bits
+    doubled = op.multiply(op.convert(bits, np.float32), constant(2 * magnitude))
+    return bits, op.subtract(doubled, constant(magnitude))
 
 
 def scaled(x, scale, offset=None):
@@ -75,89 +66,79 @@ def rank(x) -> int:
     return len(x.get_output_partial_shape(0))
 
 
-def one_bit_convolution(layer, weights, x, form):
+def padded(x, begin, end, value=0.0):
+    """Pads `x` by numbers of values per axis."""
+    begin, end = constant(begin, np.int64), constant(end, np.int64)
+    return op.pad(x, begin, end, "constant", constant(value))
+
+
+def one_bit_convolution(layer, x, form):
     """Returns a 1-bit convolution without its activation function.
 
     The node `LAYER/sign` computes the input signs, the constant `LAYER/weights` holds the bits.
 
     Args:
         layer: Keras layer.
-        weights: Arrays of the layer.
         x: Input node.
         form: `"binary"` (1-bit arithmetic) or `"int8"` (signs as bytes).
-
-    Returns:
-        `(integers, scale, offset)`: the output is `integers * scale + offset`, per channel.
     """
-    kernel = weights[0]
-    signs = (_binary_signs if form == "binary" else _int8_signs)(x)
-    signs[0].set_friendly_name(f"{layer.name}/sign")
-    positive = kernel.transpose(3, 2, 0, 1) > 0
-    pads, pad_value, strides, dilations = _geometry(layer, x, kernel)
+    kernel, *bias = layer.get_weights()
+    bits, values = one_bit_weights(kernel, form)
     if form == "binary":
-        weights_node = bits(positive, "little")
+        # BinaryConvolution is right only for {0, 1}, which stand for -1 and +1.
+        limit = constant(JUST_BELOW_ZERO)
+        sign = signs = op.fake_quantize(x, limit, limit, constant(0.0), constant(1.0), 2)
         y = opset1.binary_convolution(
-            signs[-1], weights_node, strides, *pads, dilations, "xnor-popcount", pad_value
+            signs,
+            values,
+            list(layer.strides),
+            *pads_of(layer, x, kernel.shape[:2]),
+            list(layer.dilation_rate),
+            "xnor-popcount",
+            float(layer.pad_values),
         )
     else:
-        weights_node, values = unpacked(positive)
+        # Bytes of -1 and +1 in a range of -128..127, as a range of +-1 saturates on AVX2. The clamp
+        # maps all that is not negative to 0, which the quantisation rounds up to +1.
+        sign = op.clamp(x, -2 * SMALL, 0.0)
+        low, high = -128.75 * SMALL, (255 - 128.75) * SMALL
+        signs = op.fake_quantize(sign, *map(constant, (low, high, -128.0, 127.0)), 256)
         limits = [constant(limit) for limit in (-127.0, 127.0)]
         values = op.fake_quantize(values, *limits, *limits, 255)
-        y = _convolve(signs[-1], values, pads, pad_value, strides, dilations)
-    weights_node.set_friendly_name(f"{layer.name}/weights")
-    return y, np.abs(kernel[0, 0, 0]), weights[1] if layer.use_bias else 0.0
+        y = _convolve(layer, signs, values, kernel.shape[:2])
+    sign.set_friendly_name(f"{layer.name}/sign")
+    bits.set_friendly_name(f"{layer.name}/weights")
+    return scaled(y, np.abs(kernel[0, 0, 0]), *bias)
 
 
-def _binary_signs(x):
-    # BinaryConvolution is right only for {0, 1}, which stand for -1 and +1.
-    limit = constant(JUST_BELOW_ZERO)
-    return [op.fake_quantize(x, limit, limit, constant(0.0), constant(1.0), 2)]
-
-
-def _int8_signs(x):
-    # Bytes of -1 and +1 in a range of -128..127, as a range of +-1 saturates on AVX2. The clamp
-    # maps all that is not negative to 0, which the quantisation rounds up to +1.
-    clamped = op.clamp(x, -2 * SMALL, 0.0)
-    low, high = -128.75 * SMALL, (255 - 128.75) * SMALL
-    limits = [constant(limit) for limit in (low, high, -128.0, 127.0)]
-    return [clamped, op.fake_quantize(clamped, *limits, 256)]
-
-
-def convolution(layer, weights, x, part):
+def convolution(layer, x, part):
     """Returns a convolution in float without its activation; `part` of it may be 1-bit."""
-    kernel, bias = weights[0], weights[1] if layer.use_bias else None
+    (kernel, *bias), groups = layer.get_weights(), layer.groups
     if part == "inputs":
         x = op.select(op.greater_equal(x, constant(0.0)), constant(1.0), constant(-1.0))
     if part == "weights":
         magnitude = np.abs(kernel[0, 0, 0]).reshape(-1, 1, 1, 1)
-        _, values = unpacked(kernel.transpose(3, 2, 0, 1) > 0, magnitude)
+        _, values = one_bit_weights(kernel, "float", magnitude)
     else:
         values = constant(kernel.transpose(3, 2, 0, 1))
-    groups = getattr(layer, "groups", 1)
     if isinstance(layer, KERAS.DepthwiseConv2D):
         height, width, groups, each = kernel.shape
         values = constant(kernel.transpose(2, 3, 0, 1).reshape(groups, each, 1, height, width))
     elif groups > 1:
         shape = [groups, -1, *kernel.transpose(3, 2, 0, 1).shape[1:]]
         values = op.reshape(values, constant(shape, np.int64), False)
-    y = _convolve(x, values, *_geometry(layer, x, kernel), groups)
-    return y if bias is None else op.add(y, constant(bias.reshape(1, -1, 1, 1)))
+    y = _convolve(layer, x, values, kernel.shape[:2], groups)
+    return op.add(y, constant(bias[0].reshape(1, -1, 1, 1))) if bias else y
 
 
-def _convolve(x, kernel, pads, pad_value, strides, dilations, groups=1):
-    if pad_value:
+def _convolve(layer, x, kernel, window, groups=1):
+    pads = pads_of(layer, x, window)
+    if value := float(getattr(layer, "pad_values", 0.0)):
         (top, left), (bottom, right) = pads
-        begin, end = (constant([0, 0, *p], np.int64) for p in ((top, left), (bottom, right)))
-        x, pads = op.pad(x, begin, end, "constant", constant(pad_value)), ([0, 0], [0, 0])
-    convolution = op.group_convolution if groups > 1 else op.convolution
-    return convolution(x, kernel, strides, *pads, dilations)
-
-
-def _geometry(layer, x, kernel):
-    """Returns (padding, padding value, strides, dilations)."""
-    pads = pads_of(layer, x, kernel.shape[:2])
-    pad_value = float(getattr(layer, "pad_values", 0.0))
-    return pads, pad_value, list(layer.strides), list(layer.dilation_rate)
+        x = padded(x, [0, 0, top, left], [0, 0, bottom, right], value)
+        pads = [0, 0], [0, 0]
+    function = op.group_convolution if groups > 1 else op.convolution
+    return function(x, kernel, list(layer.strides), *pads, list(layer.dilation_rate))
 
 
 def pads_of(layer, x, window):

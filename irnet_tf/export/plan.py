@@ -20,21 +20,10 @@ CONVOLUTIONS = (lq.layers.QuantConv2D, blocks.SymmetricConv2D)
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Capabilities of a device format.
-
-    Attributes:
-        name: Name for messages.
-        layers: Supported types of Keras layers.
-        symmetric_padding: Support for `padding="symmetric"`.
-        small_images: Support for convolutions of fewer pixels than their kernel spans.
-        activations: Names of supported activation functions; None: all.
-    """
+    """A device format: name for messages, supported types of Keras layers."""
 
     name: str
     layers: tuple[type, ...]
-    symmetric_padding: bool
-    small_images: bool
-    activations: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass
@@ -45,8 +34,8 @@ class Plan:
         name: Name of the network.
         readers: Layers in execution order, each with the layers that read it.
         weights: Arrays by layer name; quantized kernels are quantized.
-        parts: 1-bit part of each convolution that could be 1-bit: `"both"`, `"weights"`,
-            `"inputs"` or None.
+        parts: 1-bit part of each layer in `CONVOLUTIONS` by name: `"both"`, `"weights"`, `"inputs"`
+            or None.
         dropped: Layers that are left out.
         moved: Layers that change places, each with the layer whose place it takes.
         negated: Input channels `[channels]` whose sign is inverted, by name of 1-bit convolution.
@@ -65,7 +54,7 @@ class Plan:
     @property
     def binary(self) -> list[str]:
         """Names of the 1-bit convolutions."""
-        return [layer.name for layer, part in self.parts.items() if part == "both"]
+        return [name for name, part in self.parts.items() if part == "both"]
 
     @property
     def packable(self) -> int:
@@ -83,7 +72,8 @@ def make_plan(model: tf.keras.Model, target: Target) -> Plan:
     Raises:
         ValueError: If the network cannot be converted; names the layer and the cure.
     """
-    readers, parts = layers_and_readers(model, target), {}
+    _check_inputs_and_outputs(model)
+    readers, parts = _layers_and_readers(model, target), {}
     with lq.context.quantized_scope(True):
         weights = {layer.name: layer.get_weights() for layer in readers}
     for layer in readers:
@@ -92,14 +82,14 @@ def make_plan(model: tf.keras.Model, target: Target) -> Plan:
             f"layer {layer.name!r} has weights that are not finite; train the network again",
         )
         if isinstance(layer, CONVOLUTIONS):
-            parts[layer] = one_bit_part(layer, weights[layer.name][0], target)
+            parts[layer.name] = _one_bit_part(layer, weights[layer.name][0])
     plan = Plan(model.name, readers, weights, parts)
     if plan.packable:
         plan.notes.append(
             f"{plan.packable} convolutions with 1-bit weights and float inputs are computed in "
             "float; their weights are stored as bits"
         )
-    inputs_only = [layer.name for layer, part in parts.items() if part == "inputs"]
+    inputs_only = [name for name, part in parts.items() if part == "inputs"]
     if inputs_only:
         plan.notes.append(f"float because their weights are float: {', '.join(inputs_only)}")
     _drop_hardtanh(plan)
@@ -113,8 +103,7 @@ def require(condition, message: str) -> None:
         raise ValueError(message)
 
 
-def layers_and_readers(model, target) -> dict:
-    """Returns the layers in execution order, each with the layers that read it."""
+def _check_inputs_and_outputs(model):
     require(
         _compat.is_functional(model),
         f"{model.name!r} is not a functional Keras model; build it with tf.keras.Model(inputs, "
@@ -131,10 +120,27 @@ def layers_and_readers(model, target) -> dict:
         f"the input {model.inputs[0].node.layer.name!r} has the shape {shape}; a device needs a "
         "known size: build the network with input_shape=(height, width, channels)",
     )
+
+
+def _layers_and_readers(model, target) -> dict:
+    """Returns the layers in execution order, each with the layers that read it."""
     readers = {}
     for node in _compat.nodes_in_order(model):
         layer = node.layer
-        _check_layer(layer, target)
+        cure = "use the layers of irnet_tf.models, or move it out of the model"
+        if isinstance(layer, (blocks.SymmetricConv2D, blocks.SymmetricMaxPool2D)):
+            cure = 'build and train the network with padding="same"'
+        require(
+            type(layer) in target.layers,
+            f"layer {layer.name!r} is a {type(layer).__name__}, which {target.name} does not "
+            f"support; {cure}",
+        )
+        norm = isinstance(layer, tf.keras.layers.BatchNormalization)
+        require(
+            getattr(layer, "data_format", "channels_last") == "channels_last"
+            and (not norm or list(layer.axis) == [len(layer.input_shape) - 1]),
+            f"layer {layer.name!r} does not have channels last; use data_format='channels_last'",
+        )
         require(
             layer not in readers,
             f"layer {layer.name!r} is used more than once; create one layer for each use",
@@ -145,49 +151,15 @@ def layers_and_readers(model, target) -> dict:
     return readers
 
 
-def _check_layer(layer, target):
-    symmetric = isinstance(layer, (blocks.SymmetricConv2D, blocks.SymmetricMaxPool2D))
-    require(
-        target.symmetric_padding or not symmetric,
-        f'layer {layer.name!r} has padding="symmetric", which {target.name} does not support; '
-        'build and train the network with padding="same"',
-    )
-    require(
-        type(layer) in target.layers,
-        f"layer {layer.name!r} is a {type(layer).__name__}, which is not supported; use the "
-        "layers of irnet_tf.models, or move it out of the model",
-    )
-    name = activation_name(layer)
-    require(
-        name is None or target.activations is None or name in target.activations,
-        f"layer {layer.name!r} has the activation {name!r}, which is not supported; use one of "
-        f"{', '.join(target.activations or ())}",
-    )
-    last = True
-    if isinstance(layer, tf.keras.layers.BatchNormalization):
-        [axis] = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-        last = axis in (-1, len(layer.input_shape) - 1)
-    require(
-        last and getattr(layer, "data_format", "channels_last") == "channels_last",
-        f"layer {layer.name!r} does not have channels last; use data_format='channels_last'",
-    )
-
-
-def activation_name(layer) -> str | None:
-    """Returns the name of a layer's activation function, or None."""
-    function = getattr(layer, "activation", None)
-    return function and getattr(function, "__name__", type(function).__name__)
-
-
-def one_bit_part(layer, kernel, target) -> str | None:
+def _one_bit_part(layer, kernel) -> str | None:
     """Returns the 1-bit part of a convolution: `"both"`, `"weights"`, `"inputs"` or None."""
     weights, inputs = layer.kernel_quantizer is not None, layer.input_quantizer is not None
     if inputs:
         probe = layer.input_quantizer(tf.constant([-2.0, -0.5, 0.0, 0.5, 2.0]))
         require(
             np.array_equal(probe, [-1, -1, 1, 1, 1]),
-            f"layer {layer.name!r} has an input quantizer that is not a sign, which {target.name} "
-            "does not support; use ede_sign, ste_sign or approx_sign",
+            f"layer {layer.name!r} has an input quantizer that is not a sign; use ede_sign, "
+            "ste_sign or approx_sign",
         )
     if weights:
         require(
@@ -200,21 +172,8 @@ def one_bit_part(layer, kernel, target) -> str | None:
             layer.groups == 1,
             f"layer {layer.name!r} is a 1-bit convolution with groups={layer.groups}; use groups=1",
         )
-        if not target.small_images:
-            check_span(layer, target)
         return "both"
     return "weights" if weights else "inputs" if inputs else None
-
-
-def check_span(layer, target) -> None:
-    """Rejects zero padding on both sides of a window, which Larq's kernels compute wrongly."""
-    sides = layer.input_shape[1:3]
-    spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation_rate)]
-    require(
-        layer.padding != "same" or all(side >= span for side, span in zip(sides, spans)),
-        f"layer {layer.name!r} gets {sides[0]}x{sides[1]} pixels, fewer than its kernel spans "
-        f"({spans[0]}x{spans[1]}), which {target.name} computes wrongly; use a larger input_shape",
-    )
 
 
 def _drop_hardtanh(plan):
@@ -224,7 +183,7 @@ def _drop_hardtanh(plan):
         for layer, readers in plan.readers.items()
         if type(layer) is blocks.HardTanh
         and readers
-        and all(plan.parts.get(reader) in ("both", "inputs") for reader in readers)
+        and all(plan.parts.get(reader.name) in ("both", "inputs") for reader in readers)
     ]
     if plan.dropped:
         names = ", ".join(layer.name for layer in plan.dropped)
@@ -243,13 +202,13 @@ def _fold_batch_norms(plan):
         return readers[0] if len(readers) == 1 and isinstance(readers[0], kind) else None
 
     folded = []
-    for conv in (layer for layer, part in plan.parts.items() if part == "both"):
+    for conv in (layer for layer in plan.readers if layer.name in plan.binary):
         pool = next_of(conv, tf.keras.layers.MaxPooling2D)
         norm = next_of(pool or conv, tf.keras.layers.BatchNormalization)
         reader = next_of(norm)
         reader = next_of(reader) if type(reader) is blocks.HardTanh else reader
         linear = not conv.use_bias and conv.activation is tf.keras.activations.linear
-        if not norm or not linear or plan.parts.get(reader) != "both":
+        if not (norm and reader and linear and reader.name in plan.binary):
             continue
         weights, negative = _threshold(norm, plan.kernel(conv.name))
         if negative.any() and reader.padding == "same" and reader.pad_values:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
+import tempfile
 import textwrap
 
 from irnet_tf._utils import check_choice, processor, write_atomically
 from irnet_tf.analysis.measures import operations
 from irnet_tf.export import lce, openvino
-from irnet_tf.export.comparison import TOLERANCE, compare, device_of
+from irnet_tf.export.comparison import TOLERANCE, compare
 from irnet_tf.export.plan import make_plan, require
-from irnet_tf.export.rewrite import full_precision, normalisation
+from irnet_tf.export.rewrite import full_precision
 from irnet_tf.model_config import get_model_config
-import numpy as np
 import tensorflow as tf
 
 FORMATS = {"lce": ".tflite", "openvino": ".xml"}
 """Formats and their file suffixes."""
-
-_NAMES = {"lce": "Larq Compute Engine", "openvino": "OpenVINO"}
 
 
 def export(
@@ -32,8 +31,6 @@ def export(
     format: str | None = None,
     form: str = "auto",
     uint8_input: bool = False,
-    mean=None,
-    std=None,
 ) -> dict:
     """Writes a file and, beside it, `report.txt`, `report.json` and `report.png`.
 
@@ -45,7 +42,7 @@ def export(
         labels: Class indices of the images, int `[n]`.
         format: `"lce"` or `"openvino"`; default: by the suffix of `output`.
         form: Form of an OpenVINO file, as in `to_openvino`.
-        uint8_input, mean, std: Input of the file, as in `to_lce`.
+        uint8_input: Input of the file, as in `to_lce`.
 
     Returns:
         Contents of `report.json`, with the keys `network`, `format`, `rewrites`, `sizes` (bytes),
@@ -57,43 +54,35 @@ def export(
             and network differ. The file is then not written.
     """
     output = check_output(output, format)
-    format = next(name for name, suffix in FORMATS.items() if suffix == output.suffix)
-    normalise = normalisation(model, uint8_input, mean, std)
-    arguments = {"uint8_input": uint8_input, "mean": mean, "std": std}
-    counterpart = full_precision(model)
-    if format == "lce":
-        file, baseline = lce.to_lce(model, **arguments), lce.to_lce(counterpart)
-        sizes = {"file": len(file), "full_precision": len(baseline)}
+    if output.suffix == ".tflite":
+        module, convert = lce, lce.to_lce
     else:
-        file = openvino.to_openvino(model, form=form, **arguments)
-        baseline = openvino.to_openvino(counterpart)
-        sizes = openvino.sizes(file)
-        sizes["full_precision"] = openvino.sizes(baseline)["file"]
-    device, baseline = device_of(file), device_of(baseline)
-    plan = make_plan(model, device.target)
-    one = np.asarray(images)[:1]
-    x = one * normalise[0] + normalise[1] if uint8_input else one
-    runs = {
-        "file": lambda: device.predict(one),
-        "full precision": lambda: baseline.predict(x.astype(np.float32)),
+        module, convert = openvino, functools.partial(openvino.to_openvino, form=form)
+    files = {
+        "file": convert(model, uint8_input=uint8_input),
+        "full precision": convert(full_precision(model)),
     }
+    devices = {name: module.Device(file) for name, file in files.items()}
+    plan = make_plan(model, devices["file"].target)
     config = get_model_config(model)
-    comparison = compare(model, file, images, labels=labels, mean=mean, std=std)
     report = {
         "network": (config and config.network) or plan.name,
-        "format": _NAMES[format],
+        "format": devices["file"].target.name,
         "rewrites": plan.notes,
-        "sizes": sizes,
+        "sizes": {name.replace(" ", "_"): size_of(file) for name, file in files.items()},
         "operations": operations(model),
-        "operators": dict((lce if format == "lce" else openvino).operators(file)),
-        "comparison": {"images_source": images_source, **comparison},
+        "operators": dict(module.operators(files["file"])),
+        "comparison": {
+            "images_source": images_source,
+            **compare(model, files["file"], images, labels=labels),
+        },
         "latency": {
-            "ms": openvino.interleaved_ms(runs),
+            "ms": openvino.latency_ms(devices),
             "machine": f"{processor()}, one thread",
         },
     }
-    if format == "openvino":
-        report["form"] = openvino.form_of(file)
+    if module is openvino:
+        report["form"] = openvino.form_of(files["file"])
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output.parent / "report.json", json.dumps(report, indent=2) + "\n")
     write_atomically(output.parent / "report.txt", report_text(report))
@@ -105,14 +94,11 @@ def export(
             "use other images, or weight_bits=1"
         )
     require(
-        comparison["equal"],
+        report["comparison"]["equal"],
         f"{output} is not written: its outputs differ from the network's; {cure}. "
         f"Details: {output.parent / 'report.txt'}",
     )
-    if format == "lce":
-        write_atomically(output, file)
-    else:
-        openvino.save(file, output)
+    module.save(files["file"], output)
     return report
 
 
@@ -136,30 +122,24 @@ def check_output(output, format: str | None = None) -> Path:
     return path
 
 
+def size_of(file) -> int:
+    """Returns the size in bytes of a result of `to_lce` or `to_openvino`, once it is written."""
+    if isinstance(file, bytes):
+        return len(file)
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save(file, Path(folder) / "net.xml")
+        return sum(path.stat().st_size for path in Path(folder).iterdir())
+
+
 def report_text(report: dict) -> str:
     """Returns the result of `export` as text."""
-    sizes, operations, latency = (report[k] for k in ("sizes", "operations", "latency"))
+    result, sizes, operations = (report[k] for k in ("comparison", "sizes", "operations"))
+    size = sizes["file"]
+    size = f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} KB"
     form = f", {report['form']} form" if "form" in report else ""
-    ratio = sizes["full_precision"] / sizes["file"]
-    size = f"{_bytes(sizes['file'])}, {ratio:.1f} times less than full precision"
     lines = [
         f"{report['network']}: {report['format']}{form}",
         "",
-        *_comparison_lines(report["comparison"]),
-        "",
-        f"size        {size}",
-        f"operations  {operations['one_bit']:,} 1-bit, {operations['float']:,} float multiply-adds",
-        "operators   " + ", ".join(f"{n} {kind}" for kind, n in report["operators"].items()),
-        *(f"rewritten   {note}" for note in report["rewrites"]),
-        f"latency     median per image, {latency['machine']}",
-        *(f"  {ms:8.3f} ms {name}" for name, ms in latency["ms"].items()),
-        *filter(None, [_caveat(report)]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _comparison_lines(result):
-    lines = [
         "EQUAL to the network" if result["equal"] else "NOT EQUAL to the network",
         f"  {result['images']} images ({result['images_source']}): same top-1 class on "
         f"{result['agreement']:.2%}, largest difference of a logit "
@@ -177,38 +157,44 @@ def _comparison_lines(result):
             f"the network's logits differ by at most {result['largest_difference_given_bits']:.1e}."
         )
         lines += textwrap.wrap(why, 100, initial_indent="  ", subsequent_indent="  ")
-    return lines
+    lines += [
+        "",
+        f"size        {size}, {sizes['full_precision'] / sizes['file']:.1f} times less than full "
+        "precision",
+        f"operations  {operations['one_bit']:,} 1-bit, {operations['float']:,} float multiply-adds",
+        "operators   " + ", ".join(f"{n} {kind}" for kind, n in report["operators"].items()),
+        *(f"rewritten   {note}" for note in report["rewrites"]),
+        f"latency     median per image, {report['latency']['machine']}",
+        *(f"  {ms:8.3f} ms {name}" for name, ms in report["latency"]["ms"].items()),
+        *_caveat(report),
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _bytes(count) -> str:
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
-
-
-def _caveat(report) -> str | None:
-    if report["format"] != "Larq Compute Engine" or "x86" not in report["latency"]["machine"]:
-        return None
-    return (
+def _caveat(report) -> list[str]:
+    if report["format"] != lce.TARGET.name or "x86" not in report["latency"]["machine"]:
+        return []
+    return [
         "Larq's 1-bit kernels are for 64-bit ARM; this latency on x86 says nothing about a device. "
         "For x86, export to OpenVINO (.xml)."
-    )
+    ]
 
 
 def _draw(report: dict, path) -> None:
     """Draws size, operations and latency of the file beside its full-precision counterpart."""
     from matplotlib.figure import Figure
 
-    sizes, operations, latency = (report[k] for k in ("sizes", "operations", "latency"))
-    total = sum(operations.values())
-    counts = {"1-bit": operations["one_bit"], "float": operations["float"], "full precision": total}
-    panels = {
-        "size, MB": {
-            "file": sizes["file"] / 1e6,
-            "full precision": sizes["full_precision"] / 1e6,
-        },
-        "multiply-adds, millions": {name: count / 1e6 for name, count in counts.items()},
-        "ms per image, this machine": latency["ms"],
+    sizes, operations = report["sizes"], report["operations"]
+    counts = {
+        "1-bit": operations["one_bit"],
+        "float": operations["float"],
+        "full precision": sum(operations.values()),
     }
-    notes = [f"Latency: {latency['machine']}, median.", _caveat(report) or ""]
+    panels = {
+        "size, MB": {name.replace("_", " "): size / 1e6 for name, size in sizes.items()},
+        "multiply-adds, millions": {name: count / 1e6 for name, count in counts.items()},
+        "ms per image, this machine": report["latency"]["ms"],
+    }
     figure = Figure((10, 4), layout="constrained")
     for axes, (title, values) in zip(figure.subplots(1, 3), panels.items()):
         colours = ["0.75" if name == "full precision" else "tab:blue" for name in values]
@@ -218,5 +204,6 @@ def _draw(report: dict, path) -> None:
         axes.set_ylabel(title)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{report['network']}: {report['format']}")
+    notes = [f"Latency: {report['latency']['machine']}, median.", *_caveat(report)]
     figure.supxlabel("\n".join(textwrap.wrap(" ".join(notes), 130)), fontsize=8)
     figure.savefig(path, dpi=120)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from irnet_tf.export.plan import CONVOLUTIONS, Plan, require
-from irnet_tf.model_config import get_model_config
-import numpy as np
+from irnet_tf.model_config import ModelConfig, get_model_config
 import tensorflow as tf
 
 
@@ -44,8 +43,8 @@ def rewritten(model: tf.keras.Model, plan: Plan) -> tf.keras.Model:
             config = {**layer.get_config(), "dtype": "float32"}
         if type(layer) is tf.keras.layers.BatchNormalization and len(plan.weights[layer.name]) == 4:
             config.update(scale=True, center=True)
-        if layer in plan.parts:
-            sign = "ste_sign" if plan.parts[layer] in ("both", "inputs") else None
+        if layer.name in plan.parts:
+            sign = "ste_sign" if plan.parts[layer.name] in ("both", "inputs") else None
             config.update(kernel_quantizer=None, input_quantizer=sign)
         return type(layer).from_config(config)
 
@@ -79,68 +78,36 @@ def trace(model, normalise=None):
     return module, tf.function(call).get_concrete_function(spec)
 
 
-def normalisation(model, uint8_input: bool, mean=None, std=None):
+def normalisation(model: tf.keras.Model):
     """Returns the normalisation that a file with `uint8_input` contains.
 
-    Args:
-        model: Keras model.
-        uint8_input: If True, the file takes pixels 0 to 255.
-        mean, std: Statistics of images between 0 and 1, for a network whose model config has no
-            preprocessing; one number, or one per channel.
-
     Returns:
-        None without `uint8_input`, else float32 `(scale, offset)`, one value per channel, with
-        `x * scale + offset == (x / 255 - mean) / std`.
+        Float32 `(scale, offset)`, one value per channel: `x * scale + offset` is the normalised
+        image of pixels x from 0 to 255.
 
     Raises:
-        ValueError: If mean or std are missing, superfluous or out of range.
+        ValueError: If the model config has no preprocessing, or the images are not RGB.
     """
-    given = mean is not None or std is not None
-    if not uint8_input:
-        require(not given, "mean and std need uint8_input=True")
-        return None
     config = get_model_config(model)
-    if config and config.preprocessing:
-        require(
-            not given,
-            f"the network has its own preprocessing ({config.preprocessing}); omit mean and std",
-        )
-        return config.preprocessing.scale_and_offset()
     require(
-        mean is not None and std is not None,
-        "uint8_input=True needs a normalisation: give mean and std (of images between 0 and 1), or "
-        "set a model config with preprocessing (irnet_tf.model_config.set_model_config)",
+        config and config.preprocessing and model.input_shape[-1] == 3,
+        "uint8_input=True needs RGB images and a normalisation: set a model config with "
+        "preprocessing (irnet_tf.model_config.set_model_config)",
     )
-    channels = model.input_shape[-1]
-    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-    for name, value in (("mean", mean), ("std", std)):
-        require(
-            value.shape in ((), (1,), (channels,)) and np.isfinite(value).all(),
-            f"{name} must be one finite number or {channels}, one per channel, got {value}",
-        )
-    require((std > 0).all(), f"std must be above 0, got {std.tolist()}")
-    return tuple(
-        np.broadcast_to(value, channels).astype(np.float32)
-        for value in (1 / (255 * std), -mean / std)
-    )
+    return config.preprocessing.scale_and_offset()
 
 
-def facts_of(model, uint8_input: bool, mean=None, std=None) -> dict:
+def facts_of(model: tf.keras.Model, uint8_input: bool) -> dict:
     """Returns the facts that are stored in a file for `zoo.runtime`, as JSON types.
 
     Returns:
         `network` (name), `output` (`"logits"` or `"probabilities"`), `uint8_input`, and if known
         `classes` (names in output order) and `preprocessing` (`size`, `mean`, `std`, `crop`).
     """
-    config = get_model_config(model)
-    facts = {"network": model.name, "output": "logits", "uint8_input": uint8_input}
-    height, width, channels = model.input_shape[1:]
-    if config is None:
-        if uint8_input and height == width and channels == 3:
-            mean, std = (np.broadcast_to(v, 3).astype(float).tolist() for v in (mean, std))
-            facts["preprocessing"] = {"size": height, "mean": mean, "std": std, "crop": 1.0}
-        return facts
-    facts.update(network=config.network or model.name, output=config.output)
+    config = get_model_config(model) or ModelConfig("unknown")
+    facts = {"network": config.network or model.name, "output": config.output}
+    facts["uint8_input"] = uint8_input
+    height, width, _ = model.input_shape[1:]
     if config.classes is not None and len(config.classes) == model.output_shape[-1]:
         facts["classes"] = list(config.classes)
     if config.preprocessing is not None and height == width:
