@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from pathlib import Path
-import re
 import statistics
 import sys
 import textwrap
@@ -25,7 +24,8 @@ from irnet_tf.training.run_dir import best_row, flatten, read_metrics
 
 _WIDTH = 120
 _CELL = 40
-_NOT_SETTINGS = ("network", "seed", "data.name", "data.classes", "recipe.data")
+_NOT_SETTINGS = ("network", "seed", "mixed_precision", "data.name", "data.classes", "recipe.data")
+_HASHES = {"initialized_from"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +146,12 @@ def group_runs(runs: Sequence[Run], changes: Sequence[str] | None = None) -> lis
 
 
 def _changes(run, others) -> str:
-    """The settings in which runs of the same network and data differ, without hashes."""
+    """The settings in which runs of the same network and data differ."""
     peers = [peer for peer in others if (peer.network, peer.data) == (run.network, run.data)]
     texts = []
-    for name in sorted({name for peer in peers for name in peer.settings}):
-        values = [peer.settings.get(name) for peer in peers]
+    for name in sorted({name for peer in peers for name in peer.settings} - _HASHES):
         value = run.settings.get(name)
-        hashes = any(re.fullmatch("[0-9a-f]{32,}", str(value)) for value in values)
-        if not hashes and any(other != value for other in values):
+        if any(peer.settings.get(name) != value for peer in peers):
             value = value.get("class_name") if isinstance(value, dict) else value
             texts.append(f"{name.split('.')[-1]}={'default' if value is None else value}")
     return ", ".join(texts)

@@ -14,14 +14,15 @@ from zoo.__main__ import main as list_networks
 from tests.conftest import ROOT
 
 
-def write_run(folder, accuracies, *, seed=0, network="digits/a", arguments=(), **recipe):
+def write_run(folder, accuracies, *, seed=0, arguments=(), initialized_from=None, **recipe):
     folder = Path(folder)
     folder.mkdir(parents=True)
     identity = {
-        "network": network,
+        "network": "digits/a",
         "arguments": {"depth": 20, **dict(arguments)},
         "recipe": {"epochs": len(accuracies), "learning_rate": 0.1, **recipe},
         "seed": seed,
+        "initialized_from": initialized_from,
         "data": {"name": "some images", "classes": ["0", "1"]},
     }
     (folder / "config.json").write_text(json.dumps({"identity": identity}))
@@ -58,8 +59,7 @@ def test_the_same_seed_twice_is_not_two_samples(tmp_path):
 def test_the_table_begins_with_the_run_and_has_120_columns_and_no_hash(tmp_path, capsys):
     for i in range(3):
         settings = {f"setting_{j}": i * 1000 + j for j in range(20)}
-        settings["digest"] = f"{i}" * 64
-        write_run(tmp_path / f"run{i}", [0.5], **settings)
+        write_run(tmp_path / f"run{i}", [0.5], initialized_from=f"{i}" * 64, **settings)
     compare.report(compare.find_runs([tmp_path]))
     caption, _, *lines = capsys.readouterr().out.splitlines()
     assert caption == "network: digits/a; data: some images; epochs: 1"
