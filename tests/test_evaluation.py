@@ -1,6 +1,7 @@
 """Evaluation and its report, against counts by hand and other libraries."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -58,7 +59,7 @@ def test_numbers_agree_with_keras_and_scikit_learn(random_case, tmp_path):
 
     model, data = random_case
     evaluated = evaluation.evaluate(model, data)
-    summary = evaluation.report(model, data, tmp_path)
+    summary = evaluation.report(model, data, tmp_path, title="net")
     images, labels = data.test.read(np.arange(250))
     logits = model(HALF.normalise(images))
     predicted = np.argmax(logits, 1)
@@ -77,6 +78,12 @@ def test_numbers_agree_with_keras_and_scikit_learn(random_case, tmp_path):
     scores = [score(labels, predicted, average=None) for score in (precision_score, recall_score)]
     found = [[float(value) for value in line[1:3]] for line in by_class]
     np.testing.assert_allclose(found, np.transpose(scores), atol=1e-4)
+    for name, words in (
+        ("confusion", ("predicted class", "true class", "% of the images", "net on things")),
+        ("calibration", ("accuracy, %", "confidence in the predicted class, %", "images, %")),
+    ):
+        drawn = (tmp_path / f"{name}.svg").read_text()
+        assert all(word in drawn for word in words)
 
 
 def test_calibration_by_hand(tmp_path):
@@ -89,20 +96,29 @@ def test_calibration_by_hand(tmp_path):
     assert "top5" not in summary
 
 
-def test_the_worst_mistakes_come_first_with_their_pictures(tmp_path):
-    # Ordered by the confidence shown, not by the probability of the true class.
-    model, data = case(np.log([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.4, 0.5, 0.1]]), [1, 1, 0])
-    evaluation.report(model, data, tmp_path / "three")
-    mistakes = rows(tmp_path / "three/mistakes.csv")
-    assert [row["confidence"][:3] for row in mistakes] == ["0.6", "0.5", "0.5"]
-    logits = [[0.1 * i, -0.1 * i] for i in range(150)]
-    model, data = case(logits, [1] * 150, classes=("cat", "dog"))
+def test_the_worst_mistakes_come_first_with_their_pictures(tmp_path, monkeypatch):
+    """Ordered by the confidence shown, not by the probability of the true class."""
+    monkeypatch.setattr(evaluation, "_MAX_PICTURES", 2)
+    model, data = case(np.log([[0.5, 0.3, 0.2], [0.6, 0.39, 0.01], [0.1, 0.55, 0.35]]), [1, 1, 0])
     evaluation.report(model, data, tmp_path)
     mistakes = rows(tmp_path / "mistakes.csv")
-    # Of image 0 both classes are as probable: the first is taken.
-    assert [row["image"] for row in mistakes] == [f"example {i}" for i in range(149, -1, -1)]
-    assert (mistakes[0]["true"], mistakes[0]["predicted"]) == ("dog", "cat")
-    assert "cat, 100 %" in (tmp_path / "mistakes.svg").read_text()
+    assert [row["image"] for row in mistakes] == ["example 1", "example 2", "example 0"]
+    assert (mistakes[0]["true"], mistakes[0]["predicted"]) == ("b", "a")
+    drawn = (tmp_path / "mistakes.svg").read_text()
+    assert "a, 60 %" in drawn and "b, 55 %" in drawn and "a, 50 %" not in drawn
+
+
+def test_the_pictures_are_those_of_the_mistakes():
+    _, data = case([[0.0]] * 9, range(9))
+    opened = dataclasses.replace(  # as prepared data sets are read
+        data.test,
+        side=None,
+        open=tf.data.Dataset.from_tensors,
+        read=lambda i: (tf.io.encode_png(data.test.read(i)[0]), i),
+    )
+    for split in (data.test, opened):
+        found = evaluation._pictures(split, np.array([7, 2]), HALF)
+        np.testing.assert_allclose(found[:, 3, 3, 0] * 255, [7, 2], atol=1e-4)
 
 
 def test_probabilities_are_taken_as_they_are(tmp_path):
@@ -116,16 +132,6 @@ def test_probabilities_are_taken_as_they_are(tmp_path):
     assert lines[4].split() == ["c", "nan", "nan", "nan", "0"]  # a class without a test image
 
 
-def test_the_pictures_have_labelled_axes(random_case, tmp_path):
-    evaluation.report(*random_case, tmp_path, title="net")
-    for name, words in (
-        ("confusion", ("predicted class", "true class", "% of the images", "net on things")),
-        ("calibration", ("accuracy, %", "confidence in the predicted class, %", "images, %")),
-    ):
-        text = (tmp_path / f"{name}.svg").read_text()
-        assert all(word in text for word in words)
-
-
 def test_a_share_of_half_a_percent_is_not_drawn_as_zero(tmp_path):
     evaluation.draw_confusion(("a", "b"), np.array([[995, 5], [0, 1000]]), tmp_path / "confusion")
     drawn = re.findall(r">([^<>]+)</text>", (tmp_path / "confusion.svg").read_text())
@@ -133,14 +139,12 @@ def test_a_share_of_half_a_percent_is_not_drawn_as_zero(tmp_path):
     assert drawn.count("0") == 1  # the colour bar's
 
 
-@pytest.mark.parametrize("classes", [("false", "true"), ("$_$", "$\\frac$")])
-def test_class_names_are_text(tmp_path, classes):
+def test_class_names_are_text(tmp_path):
     """No header of confusion.csv and no formula of Matplotlib's."""
-    model, data = case([(2, 1), (0, 1), (1, 0)], [0, 1, 1], classes=classes)
+    model, data = case([(2, 1), (0, 1), (1, 0)], [0, 1, 1], classes=("$_$", "true"))
     evaluation.report(model, data, tmp_path)
-    no, yes = classes
-    assert (tmp_path / "confusion.csv").read_text() == f"true,{no},{yes}\n{no},1,0\n{yes},1,1\n"
-    assert no in (tmp_path / "mistakes.svg").read_text()
+    assert (tmp_path / "confusion.csv").read_text() == "true,$_$,true\n$_$,1,0\ntrue,1,1\n"
+    assert "$_$" in (tmp_path / "mistakes.svg").read_text()
 
 
 REPLICAS = """
