@@ -171,7 +171,7 @@ def test_a_run_with_a_quantizer_object_is_the_same_run(tmp_path):
 
     def identity():
         model = cifar_resnet(20, kernel_quantizer=LibraPB(), input_shape=(8, 8, 3), num_classes=3)
-        return config_of(model, tiny_data(), RECIPE, PREPROCESSING, None)["identity"]
+        return config_of(model, tiny_data(), RECIPE, PREPROCESSING, None, {})["identity"]
 
     with RunDir(tmp_path).opened({"identity": identity()}):
         RunDir(tmp_path).check(identity())

@@ -21,7 +21,7 @@ def config_of(
     recipe: Recipe,
     preprocessing: Preprocessing,
     flags: dict | None,
-    **options,
+    options: dict,
 ) -> dict:
     """The content of config.json: identity, flags, versions and machine.
 
@@ -29,7 +29,7 @@ def config_of(
 
     Args:
         model, data, recipe, preprocessing, flags: As in `train`.
-        **options: Seed and other options of `train` that change the result.
+        options: Seed and other options of `train` that change the result.
 
     Raises:
         ValueError: If the model's outputs do not match the data's classes.
@@ -100,14 +100,8 @@ def add_run(model: tf.keras.Model, identity: dict, preprocessing: Preprocessing)
         set_model_config(model, config)
 
 
-def summary(model: tf.keras.Model, config: dict, jit_compile: bool) -> str:
-    """A run in a few lines, for the terminal.
-
-    Args:
-        model: Network of the run.
-        config: Content of config.json.
-        jit_compile: Option of `train`.
-    """
+def summary(model: tf.keras.Model, config: dict) -> str:
+    """A run in a few lines, for the terminal, from its model and the content of config.json."""
     identity, replicas = config["identity"], config["machine"]["replicas"]
     data, recipe, arguments = identity["data"], recipe_of(identity), identity["arguments"]
     bits = [f"{arguments.get(f'{what}_bits', 1)}-bit {what}s" for what in ("weight", "activation")]
@@ -126,7 +120,7 @@ learning rate {recipe.learning_rate:g} ({recipe.lr_schedule}), \
 weight decay {recipe.weight_decay:g}, \
 t {recipe.t_min:g} to {recipe.t_max:g}, augmentation {recipe.augmentation}
 weights  {source}
-devices  {replicas} {kind}{"s" * (replicas > 1)}, {precision}{", XLA" * jit_compile}"""
+devices  {replicas} {kind}{"s" * (replicas > 1)}, {precision}"""
     share = recipe.batch_size // replicas
     if replicas > 1 and share < 16 and not identity["sync_batch_norm"]:
         text += f"\nnote     batch norm uses {share} images per replica; see sync_batch_norm"

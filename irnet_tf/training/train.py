@@ -54,10 +54,9 @@ def train(
 ) -> dict:
     """Trains a network and writes a run folder.
 
-    A run that was stopped resumes after the last finished epoch when it is started again with the
-    same arguments; on a CPU it ends with the same weights, bit for bit, as a run that was never
-    stopped. With a `MultiWorkerMirroredStrategy` every worker calls this function with the same
-    arguments and a shared `output_dir`, in which the chief writes.
+    A stopped run that is started again with the same arguments resumes after its last finished
+    epoch; on a CPU it ends with the same weights, bit for bit, as one that was never stopped. The
+    workers of a `MultiWorkerMirroredStrategy` share `output_dir`, in which the chief writes.
 
     Args:
         build: Function that builds the network; called in the strategy's scope after the seed and
@@ -71,14 +70,13 @@ def train(
         seed: Seed of initial weights, order and augmentation, 0 to 2**31 - 1.
         ede: Follow the recipe's schedule of `t`; otherwise `t` stays at `t_min`.
         jit_compile, sync_batch_norm: As in `compile_model`.
-        resume: Resume the run if `output_dir` holds it.
-        overwrite: Delete a run that is in `output_dir`.
+        resume, overwrite: Resume, or delete, the run that is in `output_dir`.
         log_details: Write `details.csv`; see `irnet_tf.training.details`.
         flags: Command line flags, for config.json.
 
     Returns:
         The content of result.json: `{"final": {"epoch", "accuracy", "top5", "loss"}, "best":
-        {...}, "images_per_second", "seconds"}`; epochs count from 1.
+        {...}, "images_per_second", "seconds"}`. Epochs count from 1, accuracies are fractions.
 
     Raises:
         ValueError: For bad arguments, a folder that is in use or holds something else, an image
@@ -108,20 +106,26 @@ def train(
             sync_batch_norm=sync_batch_norm,
         )
         options = {"seed": seed, "ede": ede, "sync_batch_norm": sync_batch_norm}
-        config = config_of(model, data, recipe, preprocessing, flags, **options)
-        opened = run_dir.opened(config, resume=resume, overwrite=overwrite)
-        on_all_workers(strategy, lambda: is_chief(strategy) and stack.enter_context(opened))
-        on_all_workers(strategy, lambda: run_dir.check(config["identity"]))
-        if is_chief(strategy):
-            print(f"{summary(model, config, jit_compile)}\nfolder   {output_dir}", flush=True)
-        if result := run_dir.read_result():
-            if is_chief(strategy):
-                print(f"the run in {output_dir} is finished; overwrite trains it again")
+        config = config_of(model, data, recipe, preprocessing, flags, options)
+        if result := _open(model, run_dir, config, stack, resume=resume, overwrite=overwrite):
             return result
         add_run(model, config["identity"], preprocessing)
         return _fit(
             model, data, recipe, preprocessing, config["identity"], run_dir, callbacks, log_details
         )
+
+
+def _open(model, run_dir, config, stack, **options) -> dict | None:
+    """Opens the run folder on all workers; returns the result if the run is finished."""
+    strategy = model.distribute_strategy
+    opened = run_dir.opened(config, **options)
+    on_all_workers(strategy, lambda: is_chief(strategy) and stack.enter_context(opened))
+    on_all_workers(strategy, lambda: run_dir.check(config["identity"]))
+    result = run_dir.read_result()
+    if is_chief(strategy):
+        done = " (finished; overwrite trains it again)" if result else ""
+        print(f"{summary(model, config)}\nfolder   {run_dir.path}{done}", flush=True)
+    return result
 
 
 def _fit(model, data, recipe, preprocessing, identity, run_dir, callbacks, log_details) -> dict:
