@@ -13,7 +13,6 @@ from irnet_tf.training import make_strategy
 from irnet_tf.training.distribute import _slurm
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.conftest import ROOT, assert_same_run, result_of, wait_for
 from tests.tiny import start_tiny
@@ -50,40 +49,19 @@ def test_without_a_cluster_one_device_needs_no_strategy(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("node", "local", "task"), [("n9", 0, 1), ("n10", 0, 0), ("m2", 1, 1), ("m11", 0, 2)]
-)
-def test_slurm_tasks_find_their_own_address(monkeypatch, node, local, task):
+    ("nodes", "node", "local", "task"),
+    [("n[9-10]", "n9", 0, 1), ("n[9-10]", "n10", 0, 0),
+     ("m[2,11]", "m2", 1, 3), ("m[2,11]", "m11", 0, 0)],
+)  # fmt: skip
+def test_slurm_tasks_find_their_own_address(monkeypatch, nodes, node, local, task):
     """TensorFlow sorts the hosts by name, so that n10 is before n9; Slurm has n9 first."""
-    many = node.startswith("m")
-    for name, value in {
-        "SLURM_STEP_NODELIST": "m[2,11]" if many else "n[9-10]",
-        "SLURM_STEP_TASKS_PER_NODE": "2(x2)" if many else "1(x2)",
-        "SLURM_STEP_NUM_TASKS": "4" if many else "2",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": str(local),
-        "SLURMD_NODENAME": node,
-        "SLURM_JOB_ID": "1003",
-    }.items():
+    per_node = 2 if nodes == "m[2,11]" else 1
+    for name, value in slurm_variables(nodes, per_node, 2, 0, local, node, 1003).items():
         monkeypatch.setenv(name, value)
     resolver = _slurm()
-    # m11 sorts before m2: 11's two tasks are the first two.
-    expected = {"n9": 1, "n10": 0, "m2": 2 + local, "m11": local}[node]
-    assert resolver.task_id == expected
+    assert resolver.task_id == task
     address = resolver.cluster_spec().task_address("worker", resolver.task_id)
     assert address == f"{node}:{12_000 + 3 * 16 + local}"
-
-
-@pytest.mark.parametrize(("gpus", "expected"), [([], "AUTO"), (["GPU:0"], "NCCL")])
-def test_workers_with_gpus_reduce_with_nccl(monkeypatch, gpus, expected):
-    made = []
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": FIRST}))
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    monkeypatch.setattr(
-        tf.distribute, "MultiWorkerMirroredStrategy", lambda *arguments: made.append(arguments)
-    )
-    make_strategy()
-    [(_, options)] = made
-    assert options.implementation.value == expected
 
 
 # ---- the same weights --------------------------------------------------------------------------
@@ -100,38 +78,30 @@ def free_ports(n):
 
 
 def tf_config(n):
-    """TF_CONFIG of each of n workers, or of a chief and a worker if n is 2."""
+    """TF_CONFIG of a chief and n - 1 workers."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(n)]
-    jobs = [("worker", i) for i in range(n)]
-    cluster = {"worker": addresses}
-    if n == 2:
-        jobs, cluster = (
-            [("chief", 0), ("worker", 0)],
-            {
-                "chief": addresses[:1],
-                "worker": addresses[1:],
-            },
-        )
-    return [
-        {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": job, "index": i}})}
-        for job, i in jobs
-    ]
+    cluster = {"chief": addresses[:1], "worker": addresses[1:]}
+    tasks = [{"type": job, "index": i} for job in cluster for i in range(len(cluster[job]))]
+    return [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]
+
+
+def slurm_variables(nodes, per_node, hosts, process, local, node, job):
+    """What srun sets."""
+    tasks = f"{per_node}(x{hosts})" if hosts > 1 else str(per_node)
+    return {
+        "SLURM_STEP_NODELIST": nodes,
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+        "SLURM_STEP_NUM_TASKS": str(per_node * hosts),
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(local),
+        "SLURMD_NODENAME": node,
+        "SLURM_JOB_ID": str(job),
+    }
 
 
 def slurm(n):
-    """What srun sets for n tasks on this machine."""
-    return [
-        {
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_STEP_TASKS_PER_NODE": str(n),
-            "SLURM_STEP_NUM_TASKS": str(n),
-            "SLURM_PROCID": str(i),
-            "SLURM_LOCALID": str(i),
-            "SLURMD_NODENAME": "localhost",
-            "SLURM_JOB_ID": str(os.getpid()),
-        }
-        for i in range(n)
-    ]
+    """n tasks on this machine."""
+    return [slurm_variables("localhost", n, 1, i, i, "localhost", os.getpid()) for i in range(n)]
 
 
 def finish(processes, code=0):
