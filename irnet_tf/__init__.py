@@ -8,17 +8,35 @@ the quantizers `"libra_pb"` and `"ede_sign"`. It creates no variable and no tens
 distribution strategy can be created afterwards. Submodules are imported on first use.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 
-from irnet_tf._chatter import quiet_import
+
+@contextlib.contextmanager
+def _quiet():
+    """Discards C++ messages if `TF_CPP_MIN_LOG_LEVEL` is 3, as this project's commands set it."""
+    if sys.argv[:1] == ["-m"]:  # Python is looking for the module of `python -m zoo`
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        yield
+        return
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+
 
 _imported_before = "tensorflow" in sys.modules
 if not _imported_before:
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-with quiet_import():
+with _quiet():
     import tensorflow as tf
 
 if not tf.keras.Model.__module__.startswith("tf_keras."):

@@ -10,33 +10,14 @@ import os
 
 from larq import context as larq_context
 from larq import layers_base as larq_layers
-from larq.quantizers import _BaseQuantizer as LarqQuantizer  # its metrics need this base class
+from larq.quantizers import _BaseQuantizer as LarqQuantizer  # noqa: F401, Larq's metrics need it
 import tensorflow as tf
 from tensorflow.python.eager import context as tensorflow_context
 from tensorflow.python.framework import config as tensorflow_config
 from tf_keras.src import backend as keras_backend
 from tf_keras.src.engine import base_layer_utils as keras_layer_utils
-from tf_keras.src.engine.functional import Functional
+from tf_keras.src.engine.functional import Functional as Functional
 from tf_keras.src.mixed_precision import autocast_variable as keras_autocast
-
-__all__ = [
-    "Functional",
-    "LarqQuantizer",
-    "SlurmResolver",
-    "copy_metrics",
-    "is_functional",
-    "keeping_seeds_and_determinism",
-    "layer_being_called",
-    "layers_from_zero",
-    "lce_interpreter",
-    "nodes_in_order",
-    "parse_tflite",
-    "rename",
-    "serialise_tflite",
-    "tflite_schema",
-    "variables_as_they_are",
-]
-
 
 _larqs_quantized_scope = larq_context.quantized_scope
 
@@ -56,31 +37,19 @@ def _quantized_scope(quantize):
 larq_context.quantized_scope = _quantized_scope
 
 
-_larqs_is_binary = larq_layers._is_binary
-
-
-def _needs_constraint(quantizer):
-    return _larqs_is_binary(quantizer) and not getattr(quantizer, "unbounded_gradient", False)
-
-
 # Larq uses it only for a warning: binary weights without a constraint can leave the range of a
 # straight-through gradient and never change again.
-larq_layers._is_binary = _needs_constraint
+_larqs_is_binary = larq_layers._is_binary
+larq_layers._is_binary = lambda quantizer: (
+    _larqs_is_binary(quantizer) and not getattr(quantizer, "unbounded_gradient", False)
+)
 
 
-class _Once(logging.Filter):
-    """Passes each message of a logger once."""
-
-    def __init__(self):
-        super().__init__()
-        self._seen = set()
-
-    def filter(self, record):
-        message = record.getMessage()
-        return not (message in self._seen or self._seen.add(message))
-
-
-logging.getLogger(larq_layers.__name__).addFilter(_Once())
+# Larq warns at each layer. Each message is logged once.
+_seen: set[str] = set()
+logging.getLogger(larq_layers.__name__).addFilter(
+    lambda record: not (record.msg in _seen or _seen.add(record.msg))
+)
 
 
 def is_functional(model) -> bool:
@@ -178,10 +147,9 @@ def keeping_seeds_and_determinism():
 
 
 class SlurmResolver(tf.distribute.cluster_resolver.SlurmClusterResolver):
-    """TensorFlow's resolver, corrected for hosts that Slurm does not sort by name."""
+    """TensorFlow's resolver, which sorts hosts by name (n10 before n9); Slurm does by number."""
 
     def _resolve_own_rank(self):
-        """TensorFlow sorts hosts by name (n10 before n9), Slurm by number."""
         host, local = os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_LOCALID")
         tasks = self._resolve_task_configuration()
         if host not in tasks or local is None:
@@ -196,8 +164,7 @@ def fused_on_cpu(*dtypes: tf.DType) -> Callable:
     """Decorates an elementwise function, which XLA then compiles on a CPU.
 
     TensorFlow's CPU kernels pass over memory once per operation, and are slow for bfloat16. Whole
-    steps are not compiled on a CPU, because XLA's convolutions are slow there. On a GPU the
-    function is unchanged.
+    steps are not compiled on a CPU, because XLA's convolutions are slow there.
 
     Args:
         *dtypes: Types of the first argument for which the function is compiled; none: all.

@@ -40,11 +40,7 @@ def ede_k(t: float) -> float:
 
 
 def set_ede(model: tf.Module, t: float) -> None:
-    """Sets the slope of every Libra-PB and EDE-sign quantizer in a model.
-
-    Args:
-        model: Keras model, layer or quantizer. Without such a quantizer nothing changes.
-        t: Slope, above 0.
+    """Sets the slope of every Libra-PB and EDE-sign quantizer in a model, layer or quantizer.
 
     Raises:
         ValueError: If `t` is not above 0.

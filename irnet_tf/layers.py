@@ -49,9 +49,6 @@ class HardTanh(tf.keras.layers.Layer):
     def call(self, inputs):
         return hard_tanh(inputs)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
 
 @register_keras_custom_object
 class SymmetricConv2D(lq.layers.QuantConv2D):

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import typing
 
 from irnet_tf._compat import Functional, layers_from_zero
 from irnet_tf._utils import check_choice, nearest
@@ -37,7 +38,7 @@ class ModelConfig:
         arguments: Arguments of the builder as JSON types. Quantizers that are not given by alias
             are Keras configs.
         network: Name in the zoo.
-        classes: Class names in the order of the outputs.
+        classes: Class names in the order of the outputs; a list becomes a tuple.
         preprocessing: The network's preprocessing.
         output: `"logits"` or `"probabilities"`.
         classifier: Name of the last layer with one output per class; None without a top.
@@ -59,7 +60,7 @@ class ModelConfig:
     builder: str
     arguments: dict = dataclasses.field(default_factory=dict)
     network: str | None = None
-    classes: tuple[str, ...] | None = None
+    classes: tuple | None = None
     preprocessing: Preprocessing | None = None
     output: str = "logits"
     classifier: str | None = None
@@ -73,20 +74,15 @@ class ModelConfig:
     tensors_sha256: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
-        types = {"arguments": dict, "preprocessing": Preprocessing, "seed": int}
-        types |= dict.fromkeys(("recipe", "data", "results", "training"), dict)
-        for field in dataclasses.fields(self):
-            value, expected = getattr(self, field.name), types.get(field.name, str)
-            required = field.name in ("builder", "arguments")
-            if field.name == "classes" or (value is None and not required):
-                continue
-            if not isinstance(value, expected):
-                raise ValueError(f"{field.name} must be {expected.__name__}, got {value!r}")
-        check_choice("output", self.output, ("logits", "probabilities"))
-        if self.classes is not None:
-            if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
-                raise ValueError(f"classes must be a list of class names, got {self.classes!r}")
+        if isinstance(self.classes, list):
             object.__setattr__(self, "classes", tuple(self.classes))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, _types()[field.name]):
+                raise ValueError(f"{field.name} must be {field.type}, got {value!r}")
+        check_choice("output", self.output, ("logits", "probabilities"))
+        if not all(isinstance(name, str) for name in self.classes or ()):
+            raise ValueError(f"classes must be names, got {self.classes!r}")
 
     def build(self, **overrides) -> tf.keras.Model:
         """Builds the network with random weights.
@@ -118,11 +114,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict:
         """Returns the config as JSON types, without fields that are None."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if self.preprocessing is not None:
-            values["preprocessing"] = self.preprocessing.to_dict()
-        if self.classes is not None:
-            values["classes"] = list(self.classes)
+        values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
@@ -132,17 +124,21 @@ class ModelConfig:
         Raises:
             ValueError: If the values are not those of a model config, or a number is too large.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, dict) or "builder" not in values:
             raise ValueError(f"a model config needs at least a builder, got {values!r}")
-        if unknown := sorted(set(values) - set(names)):
-            raise ValueError(f"a model config has {', '.join(names)}, not {', '.join(unknown)}")
+        if unknown := sorted(set(values) - set(_types())):
+            raise ValueError(f"a model config has {', '.join(_types())}, not {', '.join(unknown)}")
         for name, value in values.items():
             _check_numbers(name, value, _MAX_ARGUMENT if name == "arguments" else _MAX_NUMBER)
         values = dict(values)
         if values.get("preprocessing") is not None:
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
         return cls(**values)
+
+
+@functools.cache
+def _types():
+    return typing.get_type_hints(ModelConfig)
 
 
 @register_keras_custom_object
@@ -207,37 +203,27 @@ def register_builder(name: str, function: Callable[..., tf.keras.Model]) -> None
         raise ValueError(f"there is a builder {name!r} already; choose another name")
 
 
-def register_network(*, classifier: str | Callable[[dict], str]) -> Callable:
-    """Decorates a builder: registers it and sets the model config of its models.
+def register_network(builder: Callable[..., tf.keras.Model]) -> Callable[..., tf.keras.Model]:
+    """Decorates a builder: registers it and sets the model config of its models."""
 
-    Args:
-        classifier: Name of the classifier, or a function from the builder's arguments to it.
-    """
+    @functools.wraps(builder)
+    def build(*args, **kwargs):
+        model = builder(*args, **kwargs)
+        arguments = inspect.signature(builder).bind(*args, **kwargs).arguments
+        if arguments.pop("input_tensor", None) is not None:
+            return model  # the config does not describe the layers before input_tensor
+        arguments = plain_arguments(arguments)
+        logits = arguments.get("classifier_activation") in (None, "linear")
+        config = ModelConfig(
+            builder.__name__,
+            arguments,
+            output="logits" if logits else "probabilities",
+            classifier=model.layers[-1].name if arguments.get("include_top", True) else None,
+        )
+        return set_model_config(model, config)
 
-    def decorate(builder):
-        @functools.wraps(builder)
-        def build(*args, **kwargs):
-            model = builder(*args, **kwargs)
-            arguments = inspect.signature(builder).bind(*args, **kwargs).arguments
-            if arguments.pop("input_tensor", None) is not None:
-                return model  # the config does not describe the layers before input_tensor
-            activation = arguments.get("classifier_activation")
-            if callable(activation):
-                activation = tf.keras.activations.serialize(activation)
-                arguments["classifier_activation"] = activation
-            name = classifier(arguments) if callable(classifier) else classifier
-            config = ModelConfig(
-                builder.__name__,
-                plain_arguments(arguments),
-                output="logits" if activation in (None, "linear") else "probabilities",
-                classifier=name if arguments.get("include_top", True) else None,
-            )
-            return set_model_config(model, config)
-
-        register_builder(builder.__name__, build)
-        return build
-
-    return decorate
+    register_builder(builder.__name__, build)
+    return build
 
 
 def check_arguments(name: str, builder: Callable, arguments: Mapping) -> None:
@@ -250,14 +236,6 @@ def check_arguments(name: str, builder: Callable, arguments: Mapping) -> None:
             raise ValueError(f"{name} has no argument {argument!r}; it has {', '.join(known)}")
 
 
-def nameless(value):
-    """Removes `name` and `dtype`, which Keras chooses, from a quantizer's Keras config."""
-    if not isinstance(value, Mapping) or not {"class_name", "config"} <= set(value):
-        return value
-    config = {k: v for k, v in value["config"].items() if k not in ("name", "dtype")}
-    return {**value, "config": config}
-
-
 def plain_arguments(arguments: Mapping) -> dict:
     """Returns a builder's arguments as JSON types."""
 
@@ -265,9 +243,11 @@ def plain_arguments(arguments: Mapping) -> dict:
         if isinstance(value, (tuple, list)):
             return [plain(item) for item in value]
         if hasattr(value, "get_config"):
-            return nameless({"class_name": type(value).__name__, "config": value.get_config()})
+            # Without what Keras chooses.
+            config = {k: v for k, v in value.get_config().items() if k not in ("name", "dtype")}
+            return {"class_name": type(value).__name__, "config": config}
         if callable(value):
-            return tf.keras.utils.serialize_keras_object(value)
+            return tf.keras.activations.serialize(value)
         json.dumps(value)
         return value
 

@@ -24,8 +24,7 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the input in pixels, 1 to 4096.
-        mean: Mean of each channel (red, green, blue), for pixels between 0 and 1.
-        std: Standard deviation of each channel, above 0.
+        mean, std: Mean and standard deviation (above 0) of red, green and blue between 0 and 1.
         crop: Side of the square as a fraction of the image's shorter side, above 0 and at most 1.
             224 / 256 is ImageNet's "resize to 256, crop 224".
 
@@ -67,13 +66,10 @@ class Preprocessing:
         return (images - tf.constant(self.mean)) / tf.constant(self.std)
 
     def square(self, shape: tf.Tensor) -> tf.Tensor:
-        """The centre square that is cropped.
+        """The centre square of an image: top, left, height and width, int32 `[4]`.
 
         Args:
-            shape: Shape of an image, height and width first, int32.
-
-        Returns:
-            Top, left, height and width, int32 `[4]`.
+            shape: Shape of the image, height and width first, int32.
         """
         side = tf.cast(tf.reduce_min(shape[:2]), tf.float32) * self.crop
         extent = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
@@ -100,11 +96,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values) -> Preprocessing:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ValueError: If `values` has other fields or invalid values.
-        """
+        """Inverse of `to_dict`. Raises ValueError for other fields or invalid values."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or not {"size", "mean", "std"} <= set(values) <= names:
             raise ValueError(

@@ -50,35 +50,24 @@ def load_pytorch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, np.n
         ValueError: If entries are missing, unknown or have another shape; the message lists them.
     """
     given = {
-        key.removeprefix("module."): value
+        key.removeprefix("module."): np.asarray(value)
         for key, value in state_dict.items()
         if not key.endswith(".num_batches_tracked")
     }
-    entries = list(_entries(model))
-    problems = []
-    known = {key for key, *_ in entries}
-    missing = [key for key, *_ in entries if key not in given]
-    surplus = [key for key in given if key not in known]
-    if missing:
-        problems.append(f"missing: {', '.join(missing)}")
-    if surplus:
-        problems.append(f"not in this network: {', '.join(surplus)}")
-    values = []
-    for key, variable, hwc in entries:
-        if key not in given:
-            continue
-        value = np.asarray(given[key])
+    entries = {key: (variable, hwc) for key, variable, hwc in _entries(model)}
+    problems = [f"{key} is not in this network" for key in given if key not in entries]
+    for key, (variable, hwc) in entries.items():
         expected = _to_pytorch(np.empty(variable.shape, bool), hwc).shape
-        if value.shape != expected:
-            problems.append(f"{key} has shape {value.shape}, expected {expected}")
-            continue
-        values.append((variable, _from_pytorch(value, hwc)))
+        if key not in given:
+            problems.append(f"{key} is missing")
+        elif given[key].shape != expected:
+            problems.append(f"{key} has shape {given[key].shape}, expected {expected}")
     if problems:
         raise ValueError(
             f"the state dict does not fit the network {model.name!r}: {'; '.join(problems)}"
         )
-    for variable, value in values:
-        variable.assign(value)
+    for key, (variable, hwc) in entries.items():
+        variable.assign(_from_pytorch(given[key], hwc))
 
 
 def _entries(model):
@@ -125,20 +114,16 @@ def _flattened_shape(model, layer):
 def _to_pytorch(value, hwc):
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
-    if value.ndim == 2:
-        if hwc:
-            value = value.reshape(*hwc, -1).transpose(2, 0, 1, 3).reshape(value.shape)
-        return value.T
-    return value
+    if hwc:
+        value = value.reshape(*hwc, -1).transpose(2, 0, 1, 3).reshape(value.shape)
+    return value.T
 
 
 def _from_pytorch(value, hwc):
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
-    if value.ndim == 2:
-        value = value.T
-        if hwc:
-            h, w, c = hwc
-            value = value.reshape(c, h, w, -1).transpose(1, 2, 0, 3).reshape(value.shape)
-        return value
+    value = value.T
+    if hwc:
+        h, w, c = hwc
+        value = value.reshape(c, h, w, -1).transpose(1, 2, 0, 3).reshape(value.shape)
     return value

@@ -88,10 +88,7 @@ def libra_pb(w, t=1.0, channel_axes: int | Sequence[int] = 1) -> tf.Tensor:
 
 
 def balanced_sign(w, t=1.0, channel_axes: int | Sequence[int] = 1) -> tf.Tensor:
-    """Libra-PB without standardisation: equations 7 to 9 with `w_hat` in place of `w_std`.
-
-    Arguments, result and errors are those of `libra_pb`.
-    """
+    """`libra_pb` without standardisation: equations 7 to 9 with `w_hat` in place of `w_std`."""
     w = tf.convert_to_tensor(w)
     axes = _axes_within_channels(w.shape, channel_axes)
     z = _at_least_float32(w)
@@ -179,36 +176,27 @@ class _EDEQuantizer(LarqQuantizer):
         super().__init__(**kwargs)
         self._autocast = False  # float64 in, float64 out, whatever floatx is
         with tf.init_scope():
-            self.t = tf.Variable(
-                t,
-                trainable=False,
-                dtype=tf.float64,
-                name="t",
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
+            first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+            self.t = tf.Variable(t, False, dtype=tf.float64, name="t", aggregation=first)
 
     def get_config(self):
         return {**super().get_config(), "t": float(self.t.numpy())}
 
 
-_TRANSPOSED = (tf.keras.layers.Conv2DTranspose, tf.keras.layers.Conv3DTranspose)
-
-
 class KernelQuantizer(_EDEQuantizer):
-    """A one-bit quantizer of kernels. It takes the output channels' axes from its Larq layer."""
+    """A one-bit quantizer of kernels; arguments as in `LibraPB`."""
 
     def __init__(self, t: float = 1.0, channel_axes: int | Sequence[int] | None = None, **kwargs):
-        if channel_axes is not None:
-            axes = tuple(np.ravel(channel_axes).tolist())
-            count = isinstance(channel_axes, int)
-            valid = all(type(axis) is int and (0 < axis < 8 or not count) for axis in axes)
-            if not axes or not valid:
-                raise ValueError(
-                    "channel_axes must be None (those of the layer), the number of output channel "
-                    "axes at the end (1: convolution and dense kernels, 2: depthwise kernels) or a "
-                    f"tuple of axes ((2,): transposed convolutions), got {channel_axes!r}"
-                )
-            channel_axes = channel_axes if count else axes
+        if isinstance(channel_axes, (list, tuple)):
+            channel_axes = tuple(channel_axes)
+            valid = channel_axes and all(type(axis) is int for axis in channel_axes)
+        else:
+            valid = channel_axes is None or (type(channel_axes) is int and 0 < channel_axes < 8)
+        if not valid:
+            raise ValueError(
+                "channel_axes must be None, a number of axes at the end or a tuple of axes, see "
+                f"libra_pb; got {channel_axes!r}"
+            )
         super().__init__(t, **kwargs)
         self.channel_axes = channel_axes
         self._layer_axes = None  # channel_axes of the layer, once it has been called
@@ -220,24 +208,25 @@ class KernelQuantizer(_EDEQuantizer):
         return super().__call__(inputs, *args, **kwargs)
 
     def _find_axes(self, layer):
-        last = (-2,) if isinstance(layer, _TRANSPOSED) else 1
+        transposed = (tf.keras.layers.Conv2DTranspose, tf.keras.layers.Conv3DTranspose)
+        kernel_axes = (-2,) if isinstance(layer, transposed) else 1
         known = {self._layer_axes} - {None}
-        for kernel, axes in (("kernel", last), ("depthwise", 2), ("pointwise", 1)):
+        for kernel, axes in (("kernel", kernel_axes), ("depthwise", 2), ("pointwise", 1)):
             if getattr(layer, f"{kernel}_quantizer", None) is self:
                 known.add(axes)
         if len(known) > 1:
             raise ValueError(
                 f"layer {layer.name!r} shares its quantizer with a kernel that has its output "
-                'channels on other axes: use one quantizer per kernel, such as "libra_pb"'
+                "channels on other axes; use one quantizer per kernel"
             )
         self._layer_axes = next(iter(known), None)
+
+    def _axes(self):
+        return self.channel_axes or self._layer_axes or 1
 
     def output_axes(self, rank: int) -> list[int]:
         """Returns the axes of the output channels of its kernel, which has `rank` axes."""
         return output_axes(rank, self._axes())
-
-    def _axes(self):
-        return self.channel_axes or self._layer_axes or 1
 
     def _count_flips(self, outputs):
         """Updates Larq's `flip_ratio`, which compares signs and cannot read mixed precision."""
@@ -273,7 +262,7 @@ class LibraPB(KernelQuantizer):
 @register_alias("balanced_sign")
 @register_keras_custom_object
 class BalancedSign(KernelQuantizer):
-    """`balanced_sign` as a Larq kernel quantizer; arguments and errors are those of `LibraPB`."""
+    """`balanced_sign` as a Larq kernel quantizer; arguments as in `LibraPB`."""
 
     def call(self, inputs):
         return self._count_flips(balanced_sign(inputs, self.t, self._axes()))
@@ -284,12 +273,7 @@ class BalancedSign(KernelQuantizer):
 class EDESign(_EDEQuantizer):
     """The sign with EDE's gradient as a Larq quantizer, alias `"ede_sign"`; see `ede_sign`.
 
-    Args:
-        t: Initial slope of EDE; `set_ede` and `EDECallback` change it.
-        metrics: Larq training metrics, such as `["flip_ratio"]`.
-
-    Raises:
-        ValueError: If `t` is not a finite number above 0.
+    `t` and `metrics` are those of `LibraPB`.
     """
 
     def call(self, inputs):

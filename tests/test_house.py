@@ -52,7 +52,7 @@ def test_the_import_graph_has_no_cycle():
 
 # A module imports modules of lower layers only, and of its own.
 LAYERS = [
-    ("irnet_tf._utils", "irnet_tf._compat", "irnet_tf._chatter"),
+    ("irnet_tf._utils", "irnet_tf._compat"),
     ("irnet_tf.quantizers", "irnet_tf.ede", "irnet_tf.preprocessing", "irnet_tf.plotting"),
     ("irnet_tf.layers", "irnet_tf.model_config"),
     ("irnet_tf.models", "irnet_tf.pytorch", "irnet_tf.weights", "irnet_tf.data"),

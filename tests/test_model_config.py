@@ -81,7 +81,7 @@ def test_what_lies_before_an_input_tensor_is_not_described():
         ({"builder": 3, "arguments": {}}, "builder must be str, got 3"),
         ({"builder": "vgg_small", "arguments": {}, "colour": "red"}, "not colour"),
         ({"builder": "vgg_small", "arguments": {}, "output": "numbers"}, "output must be one of"),
-        ({"builder": "vgg_small", "arguments": {}, "classes": "ab"}, "list of class names"),
+        ({"builder": "vgg_small", "arguments": {}, "classes": "ab"}, "classes must be"),
         ({"builder": "vgg_small", "arguments": {}, "preprocessing": {}}, "preprocessing must be"),
     ],
 )

@@ -42,8 +42,8 @@ def test_prefix_of_data_parallel_and_counters_are_passed_over(reference):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("layer2.0.conv1.weight"), "missing: layer2.0.conv1.weight"),
-        (lambda d: d.update(extra=np.zeros(3)), "not in this network: extra"),
+        (lambda d: d.pop("layer2.0.conv1.weight"), "layer2.0.conv1.weight is missing"),
+        (lambda d: d.update(extra=np.zeros(3)), "extra is not in this network"),
         (
             lambda d: d.update({"conv1.weight": np.zeros((16, 3, 5, 5))}),
             r"conv1.weight has shape \(16, 3, 5, 5\), expected \(16, 3, 3, 3\)",

@@ -22,14 +22,7 @@ _ALIASES = ("libra_pb", "ede_sign", "ste_sign", "approx_sign", "swish_sign", "st
 class LayerFactory:
     """Makes the layers of a network with given quantization.
 
-    Attributes:
-        weight_bits: Bits of the binary convolutions' weights, 1 or 32.
-        activation_bits: Bits of their inputs, 1 or 32.
-        padding: `"same"` (TensorFlow's) or `"symmetric"` (PyTorch's). They differ at strides
-            above 1.
-        kernel_quantizer: Larq quantizer of 1-bit weights. None: Libra-PB.
-        input_quantizer: Larq quantizer of 1-bit activations. None: EDE's sign.
-        initializer_mode: `"fan_in"` or `"fan_out"` of the He-normal initialisation.
+    The attributes are arguments of the builders, and the mode of the He-normal initialisation.
 
     Raises:
         ValueError: If a value is invalid.
@@ -43,18 +36,17 @@ class LayerFactory:
     initializer_mode: str = "fan_out"
 
     def __post_init__(self):
-        for name in ("weight_bits", "activation_bits"):
-            check_choice(name, getattr(self, name), (1, 32))
         check_choice("padding", self.padding, ("same", "symmetric"))
-        for quantizer, bits in (
-            ("kernel_quantizer", self.weight_bits),
-            ("input_quantizer", self.activation_bits),
+        for bits, name in (
+            ("weight_bits", "kernel_quantizer"),
+            ("activation_bits", "input_quantizer"),
         ):
-            if bits == 32 and getattr(self, quantizer) is not None:
-                kind = "weight_bits" if quantizer == "kernel_quantizer" else "activation_bits"
+            check_choice(bits, getattr(self, bits), (1, 32))
+            quantizer = getattr(self, name)
+            if quantizer is not None and getattr(self, bits) == 32:
                 raise ValueError(
-                    f"{quantizer}={getattr(self, quantizer)!r} has no effect with {kind}=32; "
-                    f"leave it out or set {kind}=1"
+                    f"{name}={quantizer!r} has no effect with {bits}=32; leave it out or set "
+                    f"{bits}=1"
                 )
 
     def conv(self, x, filters, kernel_size, strides, name):

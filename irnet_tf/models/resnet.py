@@ -6,9 +6,6 @@ Two structures: `"normal"` (He et al., 2016) has a shortcut around two convoluti
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import dataclasses
-
 from irnet_tf._utils import check_choice
 from irnet_tf.layers import OptionAShortcut
 from irnet_tf.model_config import register_network
@@ -16,7 +13,7 @@ from irnet_tf.models.common import LayerFactory, classifier, image_input
 import tensorflow as tf
 
 
-@register_network(classifier="linear")
+@register_network
 def cifar_resnet(
     depth: int,
     *,
@@ -37,25 +34,10 @@ def cifar_resnet(
 
     Args:
         depth: Number of layers, 20, 32, 44, 56 or 110.
-        weight_bits: Bits of the weights, 1 or 32.
-        activation_bits: Bits of the activations, 1 (Hardtanh) or 32 (ReLU).
         structure: Shortcuts, `"bireal"` or `"normal"`.
-        num_classes: Number of outputs.
-        input_shape: `(height, width, channels)`; height and width may be None.
-        input_tensor: Keras tensor that replaces the input.
-        include_top: Pooling, batch norm and dense layer. Without them the output is `[batch,
-            height / 4, width / 4, 64]`.
-        classifier_activation: Activation of the dense layer. None: logits.
-        padding: Padding at stride 2, `"same"` (TensorFlow's, which Larq Compute Engine supports)
-            or `"symmetric"` (PyTorch's).
-        kernel_quantizer, input_quantizer: Larq quantizers. None: those of IR-Net.
-        name: Name of the model.
 
-    Returns:
-        A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
-
-    Raises:
-        ValueError: If an argument is invalid.
+    The other arguments are explained in `irnet_tf.models`. Height and width may be None. Without
+    the top the output is `[batch, height / 4, width / 4, 64]`.
     """
     check_choice("depth", depth, (20, 32, 44, 56, 110))
     check_choice("structure", structure, ("bireal", "normal"))
@@ -83,7 +65,7 @@ def cifar_resnet(
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
 
 
-@register_network(classifier=lambda arguments: _STEMS[arguments.get("stem", "imagenet")].classifier)
+@register_network
 def resnet(
     depth: int,
     *,
@@ -105,38 +87,30 @@ def resnet(
 
     Args:
         depth: Number of layers, 18 or 34.
-        stem: First layers, `"imagenet"` (7x7 convolution and 3x3 pooling, both of stride 2) or
-            `"cifar"` (3x3 convolution of stride 1, for 32x32 images).
-        weight_bits: Bits of the weights, 1 or 32.
-        activation_bits: Bits of the activations, 1 (Hardtanh) or 32 (ReLU).
+        stem: First layers, `"imagenet"` (7x7 convolution and 3x3 pooling, both of stride 2; by
+            default 224x224 images and 1000 classes) or `"cifar"` (3x3 convolution of stride 1;
+            32x32 images and 10 classes).
         structure: Shortcuts, `"bireal"` or `"normal"`.
-        num_classes: Number of outputs. None: 1000 with the ImageNet stem, else 10.
-        input_shape: `(height, width, channels)`; height and width may be None. Default: (224, 224,
-            3) with the ImageNet stem, else (32, 32, 3).
-        input_tensor: Keras tensor that replaces the input.
-        include_top: Pooling, batch norm and dense layer. Without them the output is `[batch,
-            height / 32, width / 32, 512]` with the ImageNet stem, else `[batch, height / 8,
-            width / 8, 512]`.
-        classifier_activation: Activation of the dense layer. None: logits.
-        padding: Padding at stride 2, `"same"` (TensorFlow's, which Larq Compute Engine supports)
-            or `"symmetric"` (PyTorch's).
-        kernel_quantizer, input_quantizer: Larq quantizers. None: those of IR-Net.
-        name: Name of the model.
 
-    Returns:
-        A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
-
-    Raises:
-        ValueError: If an argument is invalid.
+    The other arguments are explained in `irnet_tf.models`. Height and width may be None. Without
+    the top the output has 512 channels and 1/32 of the image's sides, or 1/8 (`"cifar"`).
     """
     check_choice("depth", depth, (18, 34))
     check_choice("stem", stem, ("imagenet", "cifar"))
     check_choice("structure", structure, ("bireal", "normal"))
     make = LayerFactory(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
-    own = _STEMS[stem]
-    x, inputs = image_input(input_shape or own.input_shape, input_tensor)
+    imagenet = stem == "imagenet"
+    side, default_classes = (224, 1000) if imagenet else (32, 10)
+    # Names in the authors' two modules.
+    shortcut_name, classifier_name = ("downsample", "fc") if imagenet else ("shortcut", "linear")
+    x, inputs = image_input(input_shape or (side, side, 3), input_tensor)
 
-    x = own.build(make, x, structure)
+    x = make.conv(x, 64, 7, 2, "conv1") if imagenet else make.conv(x, 64, 3, 1, "conv1")
+    x = make.batch_norm(x, "bn1")
+    if imagenet or structure == "bireal":
+        x = make.activation(x, "nonlinear1")
+    if imagenet:
+        x = make.max_pool(x, 3, 2, "maxpool")
     counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
     for stage, (filters, count) in enumerate(zip((64, 128, 256, 512), counts), start=1):
         for block in range(count):
@@ -144,46 +118,13 @@ def resnet(
             prefix = f"layer{stage}.{block}"
             shortcut = x
             if strides > 1:
-                branch = f"{prefix}.{own.shortcut}"
-                shortcut = make.conv(x, filters, 1, strides, f"{branch}.0")
-                shortcut = make.batch_norm(shortcut, f"{branch}.1")
+                shortcut = make.conv(x, filters, 1, strides, f"{prefix}.{shortcut_name}.0")
+                shortcut = make.batch_norm(shortcut, f"{prefix}.{shortcut_name}.1")
             x = _residual_block(make, x, shortcut, filters, strides, structure, prefix)
     if include_top:
-        if num_classes is None:
-            num_classes = own.num_classes
-        x = _head(make, x, num_classes, classifier_activation, own.classifier)
+        num_classes = default_classes if num_classes is None else num_classes
+        x = _head(make, x, num_classes, classifier_activation, classifier_name)
     return tf.keras.Model(inputs, x, name=name or f"resnet{depth}_{structure}")
-
-
-def _imagenet_stem(make, x, structure):
-    del structure
-    x = make.conv(x, 64, 7, 2, "conv1")
-    x = make.batch_norm(x, "bn1")
-    x = make.activation(x, "nonlinear1")
-    return make.max_pool(x, 3, 2, "maxpool")
-
-
-def _cifar_stem(make, x, structure):
-    x = make.conv(x, 64, 3, 1, "conv1")
-    x = make.batch_norm(x, "bn1")
-    return make.activation(x, "nonlinear1") if structure == "bireal" else x
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stem:
-    """First layers of ResNet-18 and 34, and the names in the authors' module."""
-
-    build: Callable
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    shortcut: str
-    classifier: str
-
-
-_STEMS = {
-    "imagenet": _Stem(_imagenet_stem, (224, 224, 3), 1000, "downsample", "fc"),
-    "cifar": _Stem(_cifar_stem, (32, 32, 3), 10, "shortcut", "linear"),
-}
 
 
 def _residual_block(make, x, shortcut, filters, strides, structure, prefix):

@@ -1,4 +1,4 @@
-"""VGG-Small, the network of section 4.2 for 32x32 images."""
+"""VGG-Small for 32x32 images (section 4.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from irnet_tf.models.common import LayerFactory, classifier, image_input
 import tensorflow as tf
 
 
-@register_network(classifier="fc")
+@register_network
 def vgg_small(
     *,
     weight_bits: int = 1,
@@ -24,26 +24,9 @@ def vgg_small(
 ) -> tf.keras.Model:
     """VGG-Small: six 3x3 convolutions, three 2x2 poolings, one dense layer.
 
-    Pooling is between a convolution and its batch norm. All convolutions except the first are
-    quantized.
-
-    Args:
-        weight_bits: Bits of the weights, 1 or 32.
-        activation_bits: Bits of the activations, 1 (Hardtanh) or 32 (ReLU).
-        num_classes: Number of outputs.
-        input_shape: `(height, width, channels)` with sides of at least 8 pixels.
-        input_tensor: Keras tensor that replaces the input.
-        include_top: Dense layer. Without it the output is `[batch, height / 8, width / 8, 512]`.
-        classifier_activation: Activation of the dense layer. None: logits.
-        padding: `"same"` or `"symmetric"`, which are equal here because every stride is 1.
-        kernel_quantizer, input_quantizer: Larq quantizers. None: those of IR-Net.
-        name: Name of the model.
-
-    Returns:
-        A Keras model from `[batch, height, width, channels]` to `[batch, num_classes]`.
-
-    Raises:
-        ValueError: If an argument is invalid.
+    Pooling is between a convolution and its batch norm. The sides of `input_shape` are at least 8
+    pixels. Without the top the output is `[batch, height / 8, width / 8, 512]`. The arguments are
+    explained in `irnet_tf.models`.
     """
     make = LayerFactory(weight_bits, activation_bits, padding, kernel_quantizer, input_quantizer)
     x, inputs = image_input(input_shape, input_tensor)

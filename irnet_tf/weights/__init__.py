@@ -25,6 +25,7 @@ Files are deterministic. Reading a file executes nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 from irnet_tf._utils import write_atomically
@@ -47,10 +48,10 @@ __all__ = [
 
 
 def save_weights(model: tf.keras.Model, path: str | os.PathLike) -> None:
-    """Writes the model's weights and model config to a 1-bit weights file.
+    """Writes the model's weights and model config to a 1-bit weights file, atomically.
 
-    The file is replaced atomically. If the weights were loaded from a file and have changed since,
-    the fields that describe the old weights (recipe, data, results) are left out.
+    If the weights were loaded from a file and have changed since, the fields that describe the old
+    weights (recipe, data, results) are left out.
 
     Args:
         model: Built Keras model. Weights that are not 1-bit are rounded to float32.
@@ -91,8 +92,8 @@ def build_model(weights_file: WeightsFile, **overrides) -> tf.keras.Model:
             f"{weights_file.path} has no model config (builder, classes, preprocessing): build the "
             "network yourself and call irnet_tf.weights.load_weights(model, path)"
         )
-    # 2**25 leaves room for another classifier.
-    budget = 2 * sum(bits.count_weights(*item) for item in weights_file.tensors.items()) + 2**25
+    # An element holds at most 8 weights; 2**25 leaves room for another classifier.
+    budget = 2**25 + 8 * sum(tensor.size for tensor in weights_file.tensors.values())
 
     def limited(next_creator, **kwargs):
         nonlocal budget
@@ -119,10 +120,9 @@ def load_weights(
     *,
     skip_classifier: bool = False,
 ) -> WeightsFile:
-    """Sets the model's weights from a 1-bit weights file.
+    """Sets the model's weights from a 1-bit weights file, or none of them if anything is wrong.
 
-    Libra-PB quantizes the new latent weights to exactly the values in the file. If anything is
-    wrong, the model keeps its weights.
+    Libra-PB quantizes the new latent weights to exactly the values in the file.
 
     Args:
         model: Built Keras model.
@@ -138,34 +138,31 @@ def load_weights(
     """
     weights_file = path if isinstance(path, WeightsFile) else read(path)
     tensors = dict(weights_file.tensors)
-    one_bit = sorted(name for name in tensors if name.endswith(".kernel_1bit"))
-    stds = tensors.pop("latent_std", np.zeros(0, np.float32))
     stored = bits.stored_tensors(model)
+    one_bit = sorted(name for name in tensors if name.endswith(".kernel_1bit"))
+    expected = {name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}
+    if one_bit:
+        expected["latent_std"] = (np.dtype(np.float32), (len(one_bit),))
     configs = [c for c in (get_model_config(model), weights_file.model_config) if c]
     classifiers = {config.classifier for config in configs}
     if skip_classifier:
-        for name in (*tensors, *stored):
+        for name in {*tensors, *expected}:
             if name.split(".")[0] in classifiers:
                 tensors.pop(name, None)
-                stored.pop(name, None)
-    problems = _differences(tensors, stored, classifiers)
-    if (stds.dtype, stds.shape) != (np.float32, (len(one_bit),)):
-        problems.append(
-            f"latent_std is {stds.dtype} {stds.shape} in the file, expected float32 "
-            f"({len(one_bit)},)"
-        )
-    if problems:
+                expected.pop(name, None)
+    if problems := _differences(tensors, expected, classifiers):
         raise ValueError(
             f"{weights_file.path} does not fit the model {model.name!r}: {'; '.join(problems)}"
         )
-    std_of = dict(zip(one_bit, stds))
+    std_of = dict(zip(one_bit, tensors.pop("latent_std", ())))
     assignments = []
-    for name, tensor in stored.items():
+    for name, values in tensors.items():
+        tensor = stored[name]
         if tensor.quantizer:
             where = f"{weights_file.path}: {name}"
-            values = [bits.unpack(where, tensor, tensors[name], std_of[name])]
+            values = [bits.unpack(where, tensor, values, std_of[name])]
         else:
-            values = tensors[name].reshape(len(tensor.variables), *tensor.variables[0].shape)
+            values = values.reshape(len(tensor.variables), *tensor.variables[0].shape)
         assignments += zip(tensor.variables, values)
     tf.keras.backend.batch_set_value(assignments)
     return weights_file
@@ -174,7 +171,7 @@ def load_weights(
 def packed_size(model: tf.keras.Model) -> int:
     """Returns the size in bytes of the tensors in the model's weights file, without the header."""
     stored = bits.stored_tensors(model).values()
-    return sum(s.nbytes + (4 if s.quantizer else 0) for s in stored)
+    return sum(math.prod(s.shape) * s.dtype.itemsize + (4 if s.quantizer else 0) for s in stored)
 
 
 def _current_config(model, tensors) -> ModelConfig | None:
@@ -187,29 +184,21 @@ def _current_config(model, tensors) -> ModelConfig | None:
     return dataclasses.replace(config, **{**unknown, "initialized_from": config.file_sha256})
 
 
-def _differences(tensors, stored, classifiers):
-    def listed(items):
-        return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if items[5:] else "")
+def _differences(tensors, expected, classifiers) -> list[str]:
+    found = {name: (values.dtype, values.shape) for name, values in tensors.items()}
+    names = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
 
-    missing = [name for name in stored if name not in tensors]
-    surplus = [name for name in tensors if name not in stored]
-    misshaped = []
-    for name, tensor in stored.items():
-        found = tensors.get(name)
-        if found is not None and (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
-            misshaped.append(
-                f"{name} is {found.dtype} {found.shape} in the file, {tensor.dtype} "
-                f"{tensor.shape} in the model"
-            )
-    problems = []
-    if missing:
-        problems.append(f"the file lacks {listed(missing)}")
-    if surplus:
-        problems.append(f"the model has no {listed(surplus)}")
-    if misshaped:
-        problems.append(listed(misshaped))
-    if {f"{name}_1bit" for name in (*missing, *surplus)} & {*missing, *surplus}:
+    def shown(tensor):
+        return f"{tensor[0]} {tensor[1]}" if tensor else "missing"
+
+    problems = [
+        f"{name} is {shown(found.get(name))} in the file, {shown(expected.get(name))} in the model"
+        for name in names
+    ]
+    if problems[5:]:
+        problems[5:] = [f"{len(problems) - 5} more"]
+    if {f"{name}_1bit" for name in names} & set(names):
         problems.append("a layer is 1-bit in one only: check weight_bits and kernel_quantizer")
-    if any(name.split(".")[0] in classifiers for name in (*missing, *surplus, *misshaped)):
+    if any(name.split(".")[0] in classifiers for name in names):
         problems.append("skip_classifier=True keeps the model's own classifier")
     return problems

@@ -19,26 +19,19 @@ class StoredTensor:
         variables: Variables of the model, stacked if there are several.
         shape: Shape in the file.
         quantizer: Quantizer of a 1-bit kernel; None for a float32 tensor.
+        flat_shape: Number of weights per channel and of channels of a 1-bit kernel.
         compute_dtype: Type in which the layer of a 1-bit kernel computes.
     """
 
     variables: list[tf.Variable]
     shape: tuple[int, ...]
     quantizer: LibraPB | None = None
+    flat_shape: tuple[int, int] | None = None
     compute_dtype: str | None = None
 
     @property
     def dtype(self) -> np.dtype:
         return np.dtype(np.uint8 if self.quantizer else np.float32)
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def flat_shape(self) -> tuple[int, int]:
-        """Returns (n, channels) of a 1-bit kernel."""
-        return _flat_shape(self.variables[0], self.quantizer)
 
     def quantize(self, latent: np.ndarray, dtype: str) -> np.ndarray:
         """Applies Libra-PB to a latent kernel. Returns float32 [n, channels]."""
@@ -64,7 +57,7 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
             )
         stored[name] = StoredTensor(*arguments)
 
-    for layer in leaves(model):
+    for layer in _leaves(model):
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             shape = (len(layer.weights), *layer.weights[0].shape)
             add(f"{layer.name}.batch_norm", layer.weights, shape)
@@ -74,43 +67,36 @@ def stored_tensors(model: tf.keras.Model) -> dict[str, StoredTensor]:
             quantizer = getattr(layer, "kernel_quantizer", None)
             # A subclass may quantize in another way.
             one_bit = name.endswith(".kernel") and type(quantizer) is LibraPB
-            if one_bit and _channels_last(variable, quantizer):
-                n, channels = _flat_shape(variable, quantizer)
-                shape = (channels, 1 + math.ceil(n / 8))
-                add(f"{name}_1bit", [variable], shape, quantizer, layer.compute_dtype)
+            if one_bit and (flat := _flat_shape(variable, quantizer)):
+                shape = (flat[1], 1 + math.ceil(flat[0] / 8))
+                add(f"{name}_1bit", [variable], shape, quantizer, flat, layer.compute_dtype)
             else:
                 add(name, [variable], tuple(variable.shape))
     known = {id(variable) for tensor in stored.values() for variable in tensor.variables}
     if lost := [v.name for v in model.weights if id(v) not in known]:
         raise ValueError(
-            f"{', '.join(lost[:5])} of the model {model.name!r} is not in a layer, and a weights "
-            "file holds variables of layers only: create the variable in a layer"
+            f"{', '.join(lost[:5])} of the model {model.name!r} is not in a layer, as a weights "
+            "file needs it"
         )
     return stored
 
 
-def leaves(model) -> Iterator[tf.keras.layers.Layer]:
+def _leaves(model) -> Iterator[tf.keras.layers.Layer]:
     """Yields the layers with weights, including those of models within the model."""
     for layer in model.layers:
         if isinstance(layer, tf.keras.Model):
-            yield from leaves(layer)
+            yield from _leaves(layer)
         elif layer.weights:
             yield layer
 
 
-def count_weights(name: str, tensor: np.ndarray) -> int:
-    """Returns an upper bound of the number of weights in a tensor of a file."""
-    return tensor.size * (8 if name.endswith("_1bit") else 1)
-
-
-def _channels_last(kernel, quantizer) -> bool:
-    axes = quantizer.output_axes(rank := len(kernel.shape))
-    return axes == list(range(rank - len(axes), rank))
-
-
-def _flat_shape(kernel, quantizer):
+def _flat_shape(kernel, quantizer) -> tuple[int, int] | None:
+    """Returns (n, channels) of a 1-bit kernel; None if its output channels are not last."""
     shape = kernel.shape.as_list()
-    split = len(shape) - len(quantizer.output_axes(len(shape)))
+    axes = quantizer.output_axes(len(shape))
+    split = len(shape) - len(axes)
+    if axes != list(range(split, len(shape))):
+        return None
     return math.prod(shape[:split]), math.prod(shape[split:])
 
 

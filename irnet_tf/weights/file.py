@@ -19,7 +19,9 @@ MAX_BYTES = 1 << 30  # four times the float32 size of the largest network here
 
 _SEAL = re.compile(rb'.{8}\{"__metadata__":\{"irnet_tf":"\{\\"sha256\\":\\"([0-9a-f]{64})', re.S)
 _UNSEALED = 64 * "0"
-_UNREADABLE = (ValueError, LookupError, TypeError, OverflowError, safetensors.SafetensorError)
+_UNREADABLE = (
+    ValueError, LookupError, TypeError, OverflowError, RecursionError, safetensors.SafetensorError
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,7 @@ class WeightsFile:
     """Content of an undamaged weights file.
 
     Attributes:
-        path: Path of the file.
-        sha256: SHA-256 of the file.
+        path, sha256: Path and SHA-256 of the file.
         tensors: Tensors by name.
         model_config: Model config, or None if the file has none.
     """
@@ -40,10 +41,7 @@ class WeightsFile:
 
 
 def read(path: str | os.PathLike) -> WeightsFile:
-    """Reads a weights file. Nothing in it is executed.
-
-    Args:
-        path: Path of a regular file of at most `MAX_BYTES`.
+    """Reads a weights file of at most `MAX_BYTES`. Nothing in it is executed.
 
     Raises:
         ValueError: If the file is not a weights file, is damaged, has another format version, or
@@ -55,7 +53,7 @@ def read(path: str | os.PathLike) -> WeightsFile:
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         header = _header(data)
-        if header["format_version"] != FORMAT_VERSION or header["format_version"] is True:
+        if header["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"it has format version {header['format_version']!r}, this irnet_tf reads version "
                 f"{FORMAT_VERSION}; install the irnet_tf that wrote it"
@@ -68,8 +66,6 @@ def read(path: str | os.PathLike) -> WeightsFile:
         if config is not None:
             digests = {"file_sha256": sha256, "tensors_sha256": tensors_sha256(tensors)}
             config = dataclasses.replace(ModelConfig.from_dict(config), **digests)
-    except RecursionError:
-        raise ValueError(f"{path} cannot be read: its header is nested too deeply") from None
     except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return WeightsFile(str(path), sha256, tensors, config)
@@ -118,15 +114,15 @@ def _check_seal(path, data):
     seal = _SEAL.match(data)
     if not seal:
         raise ValueError(
-            f"{path} is not a 1-bit weights file of irnet_tf, or its beginning is damaged: "
-            "download or copy it again, or write it with irnet_tf.weights.save_weights"
+            f"{path} is not a 1-bit weights file of irnet_tf, or its beginning is damaged; "
+            "download or copy it again"
         )
     expected = seal[1].decode()
     found = hashlib.sha256(_with_digest(data, _UNSEALED)).hexdigest()
     if found != expected:
         raise ValueError(
-            f"{path} is damaged or incomplete: its {len(data)} bytes have SHA-256 {found}, its "
-            f"header has {expected}; download or copy it again"
+            f"{path} is damaged or incomplete: its SHA-256 is {found}, its header has {expected}; "
+            "download or copy it again"
         )
 
 
