@@ -34,11 +34,6 @@ class EDESchedule:
         return self.t_min * (self.t_max / self.t_min) ** progress
 
 
-def ede_k(t: float) -> float:
-    """Returns EDE's `k = max(1 / t, 1)`."""
-    return max(1 / t, 1.0)
-
-
 def set_ede(model: tf.Module, t: float) -> None:
     """Sets the slope of every Libra-PB and EDE-sign quantizer in a model, layer or quantizer.
 
@@ -81,4 +76,4 @@ class EDECallback(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["ede_t"] = self._t
-            logs["ede_k"] = ede_k(self._t)
+            logs["ede_k"] = max(1 / self._t, 1.0)

@@ -34,24 +34,19 @@ class ModelConfig:
     """Everything that is known about a network. All fields but `builder` are optional.
 
     Attributes:
-        builder: Name of a builder, a key of `BUILDERS`, such as `"cifar_resnet"`.
-        arguments: Arguments of the builder as JSON types. Quantizers that are not given by alias
-            are Keras configs.
+        builder: Key of `BUILDERS`, such as `"cifar_resnet"`.
+        arguments: Arguments of the builder as JSON types; quantizers by alias or Keras config.
         network: Name in the zoo.
         classes: Class names in the order of the outputs; a list becomes a tuple.
         preprocessing: The network's preprocessing.
         output: `"logits"` or `"probabilities"`.
         classifier: Name of the last layer with one output per class; None without a top.
-        recipe: Recipe of the run that trained the weights.
-        data: Data set of that run.
-        seed: Seed of that run.
+        recipe, data, seed, training: Facts about the run that trained the weights.
         initialized_from: SHA-256 of the weights file that the run was initialised from, or the
             origin of the weights, such as `"larq-zoo 2.4.0"`.
         results: Accuracies as fractions, and the loss.
-        training: Other facts of that run, such as the epoch.
-        file_sha256: SHA-256 of the weights file that the weights were loaded from.
-        tensors_sha256: SHA-256 of that file's tensors. `save_weights` compares it to find out
-            whether the weights have changed.
+        file_sha256, tensors_sha256: SHA-256 of the weights file that the weights were loaded from,
+            and of its tensors, from which `save_weights` knows whether the weights have changed.
 
     Raises:
         ValueError: If a field has the wrong type.

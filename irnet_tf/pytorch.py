@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import re
 
-from irnet_tf._compat import nodes_in_order
 import numpy as np
 import tensorflow as tf
 
@@ -73,6 +72,7 @@ def load_pytorch_state_dict(model: tf.keras.Model, state_dict: Mapping[str, np.n
 def _entries(model):
     """Yields (PyTorch name, variable, HWC shape of flattened features or None) in torch's order."""
     layers = {layer.name: layer for layer in model.layers if layer.weights}
+    flatten = [x.input_shape[1:] for x in model.layers if isinstance(x, tf.keras.layers.Flatten)]
     for name in sorted(layers, key=lambda name: _position(name, layers)):
         layer = layers[name]
         if isinstance(layer, tf.keras.layers.BatchNormalization):
@@ -80,7 +80,8 @@ def _entries(model):
                 yield f"{name}.{theirs}", getattr(layer, ours), None
         else:
             kernel = getattr(layer.kernel, "latent_variable", layer.kernel)
-            yield f"{name}.weight", kernel, _flattened_shape(model, layer)
+            dense = isinstance(layer, tf.keras.layers.Dense)
+            yield f"{name}.weight", kernel, flatten[0] if dense and flatten else None
             if layer.use_bias:
                 yield f"{name}.bias", layer.bias, None
 
@@ -101,14 +102,6 @@ def _position(name, layers):
         return (2, int(stage), int(block), int(number), kind != "conv")
     kind, number = re.match(r"([a-z]+)(\d+)", name).groups()
     return (1, int(number), kind != "conv")
-
-
-def _flattened_shape(model, layer):
-    """Returns the input shape (H, W, C) of a Flatten before this dense layer, else None."""
-    for node in nodes_in_order(model):
-        if node.layer is layer and isinstance(node.parent_nodes[0].layer, tf.keras.layers.Flatten):
-            return tuple(node.parent_nodes[0].layer.input_shape[1:])
-    return None
 
 
 def _to_pytorch(value, hwc):

@@ -8,7 +8,7 @@ from irnet_tf import data
 from irnet_tf.data import __main__ as command
 from irnet_tf.preprocessing import CIFAR10
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 import tensorflow as tf
 
@@ -40,19 +40,16 @@ def only_images(split, preprocessing=CIFAR10):
     return np.concatenate([images for images, _ in parts])
 
 
-@pytest.mark.parametrize("name", ["cifar10", "folder"])
+@pytest.mark.parametrize("name", ["cifar10", "folder", None])
 def test_folder(folder, name):
-    images = data.load(name, str(folder))
+    if name is None:
+        (folder / "test").rename(folder / "val")
+    images = data.load(folder) if name is None else data.load(name, str(folder))
     assert images.class_names == ("cat", "dog") and images.num_classes == 2
     assert (images.train.num_examples, images.test.num_examples) == (12, 6)
     [(x, y)] = batches(images.train, augmentation="none", batch_size=12, epochs=1)
     assert x.shape == (12, 32, 32, 3)
     np.testing.assert_allclose(x[:, 5, 5, 0], (40 + 150 * y) / 255, atol=0.02)
-
-
-def test_the_path_of_a_folder_is_a_name(folder):
-    (folder / "test").rename(folder / "val")
-    assert data.load(str(folder)).test.num_examples == data.load(folder).test.num_examples == 6
 
 
 def test_evaluation_is_the_preprocessing_of_each_image(folder):
@@ -87,17 +84,12 @@ def test_formats_with_transparency_on_white(folder, name, mode, expected):
         Image.fromarray(np.full((30, 30), 77 * 257, np.uint16)).save(path)
     else:
         save(path, 77, mode=mode)  # alpha is 77, too: 77 / 255 * 77 + (1 - 77 / 255) * 255 = 201
-    images = data.load(folder)
-    np.testing.assert_allclose(only_images(images.train)[0], expected, atol=2)
-    x, y = batches(images.train, augmentation="none", batch_size=7, epochs=1)[0]
-    np.testing.assert_allclose(x[y == 0] * 255, expected, atol=2)
+    np.testing.assert_allclose(only_images(data.load(folder).train)[0], expected, atol=2)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
 def test_the_exif_orientation_is_applied(folder, suffix, orientation):
-    from PIL import ImageOps
-
     shutil.rmtree(folder / "train/cat")
     picture = Image.linear_gradient("L").resize((64, 48)).rotate(90).convert("RGB")
     picture.paste((255, 0, 0), (0, 0, 20, 10))
@@ -137,23 +129,6 @@ def test_warnings_of_train_py_reach_the_user(folder):
     done = run_train(*evaluated, f"--data_dir={folder}", check=False)
     assert "ignored 1 file(s)" in done.stderr and "cat/notes.txt" in done.stderr
     assert "the network was trained on the classes 0, 1, 2, 3, 4 and 5 more" in done.stderr
-
-
-def test_images_are_decoded_in_parallel_under_op_determinism(folder):
-    """TensorFlow runs a pipeline serially if one of its functions is stateful."""
-    from tensorflow.python.data.experimental.ops import testing
-    from tensorflow.python.framework import config
-
-    save(folder / "test/cat/a.webp")
-    images = data.load(folder)
-    read = lambda index: images.test.read(index)  # noqa: E731
-    indices = tf.data.Dataset.range(images.test.num_examples)
-    indices = indices.apply(testing.assert_next(["ParallelMapV2"]))
-    tf.config.experimental.enable_op_determinism()
-    try:
-        assert len(list(indices.map(read, 2, deterministic=True))) == 7
-    finally:
-        config.disable_op_determinism()
 
 
 # ---- unreadable images -------------------------------------------------------------------------
@@ -197,9 +172,8 @@ def test_an_image_that_cannot_be_decoded_stops_the_pipeline_and_all_are_listed(t
     images = data.load(folder)
     with pytest.raises(data.UnreadableImages) as caught, data.report_unreadable_images(images):
         batches(getattr(images, split), batch_size=4)
-    listed = [image.removeprefix(f"{folder}/") for image in caught.value.images]
-    assert sorted(listed) == sorted(f"{name} (damaged or truncated)" for name in names)
-    assert str(caught.value).startswith("4 image(s) cannot be read: ")
+    expected = [f"{folder / name} (damaged or truncated)" for name in names]
+    assert sorted(caught.value.images) == sorted(expected)
 
 
 def test_an_unreadable_image_is_listed_on_several_replicas_too(truncated):
@@ -220,8 +194,6 @@ def test_an_unreadable_image_is_listed_on_several_replicas_too(truncated):
 
 def test_other_errors_are_not_about_images(folder):
     images = data.load(folder)
-    with pytest.raises(tf.errors.InvalidArgumentError), data.report_unreadable_images(images):
-        tf.io.decode_jpeg("no image")
     with pytest.raises(tf.errors.InvalidArgumentError), data.report_unreadable_images(images):
         list(tf.data.Dataset.range(2).map(lambda i: tf.gather([1], i)))
 
@@ -311,13 +283,10 @@ def test_a_share_of_each_class_becomes_the_test_set(folder, layout):
     assert not contents(more.test) & train, "new files move no training image to the test set"
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, -1, float("nan")])
-def test_invalid_shares_are_rejected(folder, share):
-    with pytest.raises(ValueError, match="validation_split must be between 0 and 1"):
-        data.load(folder, validation_split=share)
-
-
-def test_a_share_is_rejected_if_there_is_a_test_set_or_one_image(folder):
+def test_invalid_shares_are_rejected(folder):
+    for share in (0.0, 1.0, -1, float("nan")):
+        with pytest.raises(ValueError, match="validation_split must be between 0 and 1"):
+            data.load(folder, validation_split=share)
     with pytest.raises(ValueError, match="validation_split is for .*has test; leave it out"):
         data.load(folder, validation_split=0.2)
     with pytest.raises(ValueError, match="validation_split is for a folder of your own images"):
@@ -359,7 +328,6 @@ def test_fine_tuning_and_prediction_see_the_same_images_and_classes(tmp_path):
         np.testing.assert_allclose([dict(row)[n] for n in images.class_names], probabilities, 2e-4)
     arguments = {"batch_size": 6, "augmentation": "none", "preprocessing": preprocessing}
     [(z, order)] = data.training_batches(images.train, seed=0, epochs=1, **arguments)
-    by_class = [np.sort(x.numpy()[2 * i : 2 * i + 2].mean((1, 2, 3))) for i in range(3)]
-    for i in range(3):
-        means = np.sort(z.numpy()[order.numpy() == i].mean((1, 2, 3)))
-        np.testing.assert_allclose(means, by_class[i], atol=0.02)
+    means = z.numpy()[np.argsort(order)].mean((1, 2, 3)).reshape(3, 2)
+    expected = x.numpy().mean((1, 2, 3)).reshape(3, 2)
+    np.testing.assert_allclose(np.sort(means), np.sort(expected), atol=0.02)

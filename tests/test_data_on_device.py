@@ -44,40 +44,6 @@ def test_the_device_makes_the_same_images_as_the_pipeline(augmentation):
         np.testing.assert_allclose(finished, x, atol=1e-5)
 
 
-@pytest.mark.parametrize("augmentation", augment.AUGMENTATIONS)
-def test_gpus_have_a_kernel_for_every_operation(augmentation):
-    """Otherwise TensorFlow would copy every batch to the host and back."""
-    from tensorflow.python.framework import kernels
-
-    if not tf.test.is_built_with_cuda():
-        pytest.skip("this TensorFlow has no kernels for GPUs")
-
-    @tf.function
-    def finish(pixels, numbers):
-        return augment.finish(pixels, numbers, augmentation=augmentation, preprocessing=CIFAR10)
-
-    made = finish.get_concrete_function(
-        tf.TensorSpec([8, 32, 32, 3], tf.uint8), tf.TensorSpec([8, augment.RANDOM_NUMBERS])
-    )
-    missing = []
-    for node in made.graph.as_graph_def().node:
-        if node.op in ("Const", "Placeholder", "NoOp"):
-            continue
-        found = [
-            kernel
-            for kernel in kernels.get_registered_kernels_for_op(node.op).kernel
-            if kernel.device_type in ("GPU", "DEFAULT")  # such as of shapes, which are the host's
-            and all(
-                node.attr[limit.name].type in limit.allowed_values.list.type
-                for limit in kernel.constraint
-                if limit.allowed_values.list.type
-            )
-        ]
-        if not found:
-            missing.append((node.op, node.name))
-    assert not missing
-
-
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_ends_with_the_same_weights(jit_compile):
     """Batches that are augmented on the device, and batches that the pipeline augmented."""

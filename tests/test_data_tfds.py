@@ -8,7 +8,6 @@ import sys
 
 from irnet_tf import data
 import numpy as np
-from PIL import Image
 import pytest
 import tensorflow as tf
 
@@ -17,11 +16,8 @@ from tests.test_imagenet import pictures, write_imagenet
 
 def test_cifar10_through_tfds(tmp_path):
     """A small data set in the format of cifar10, written by TFDS."""
-    import tensorflow_datasets as tfds
-
     pixels = np.random.default_rng(0).integers(0, 256, (25, 32, 32, 3)).astype(np.uint8)
     write_cifar10(tmp_path, pixels, np.arange(25) % 10)
-    assert tfds.builder("cifar10", data_dir=tmp_path).info.splits["train"].num_examples == 25
     images = data.load("cifar10", str(tmp_path))
     assert images.name == "CIFAR-10" and images.class_names[:2] == ("airplane", "automobile")
     x, y = images.train.read(tf.range(25))
@@ -152,17 +148,8 @@ def test_a_wrong_count_is_rejected(copy, name):
             data.load(name, str(copy))
 
 
-def test_progress_bars_are_drawn_in_terminals_only(whole, tmp_path, capsys, monkeypatch):
-    for part in ("train", "test"):
-        for name in "ab":
-            (tmp_path / part / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
-    sources = {"cifar10": whole, "imagenet2012": whole, "digits": tmp_path}
-    for name, folder in sources.items():
-        data.load(name, folder)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    for name, folder in sources.items():
-        data.load(name, folder)
-    drawn = capsys.readouterr().err
-    assert all(f"\r{title}" in drawn for title in ("indexing", "checking"))
+def test_progress_bars_are_drawn_in_terminals_only(whole, capsys, monkeypatch):
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        data.load("imagenet2012", whole)
+        assert ("\rindexing" in capsys.readouterr().err) is terminal

@@ -1,9 +1,7 @@
 """Layers against the formulas that define them, compiled on a CPU or not."""
 
 import irnet_tf
-from irnet_tf._compat import fused_on_cpu
 from irnet_tf.layers import HardTanh, OptionAShortcut, SymmetricConv2D, hard_tanh
-from irnet_tf.models import cifar_resnet
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -35,9 +33,9 @@ def batch(rng):
 @pytest.mark.parametrize("t", [0.1, 1.0, 10.0])
 def test_ede_in_bfloat16_is_its_formula(batch, t):
     x, dy = batch
-    sharpness = tf.Variable(t, dtype=tf.float64)
+    slope = tf.Variable(t, dtype=tf.float64)
     y, dx = value_and_gradient(
-        lambda x: irnet_tf.ede_sign(x, sharpness),
+        lambda x: irnet_tf.ede_sign(x, slope),
         *(tf.cast(value, tf.bfloat16) for value in batch),
     )
     np.testing.assert_array_equal(y, np.where(x >= 0, 1, -1))
@@ -78,35 +76,6 @@ def test_the_shortcut_takes_every_second_pixel_in_training_too(rng, dtype, side)
         )
         np.testing.assert_array_equal(y, expected_y)
         np.testing.assert_array_equal(dx, expected_dx)
-
-
-def operations(function, *inputs):
-    graph = tf.function(function).get_concrete_function(*inputs).graph
-    return {
-        node.name: node.type
-        for node in graph.get_operations()
-        if node.type in ("PartitionedCall", "StatefulPartitionedCall", "StridedSlice")
-    }
-
-
-def test_what_goes_to_devices_holds_no_compiled_part():
-    model = cifar_resnet(20)
-    found = operations(lambda x: model(x, training=False), tf.TensorSpec([1, 32, 32, 3]))
-    assert set(found.values()) == {"StridedSlice"}  # the two shortcuts'
-    found = operations(lambda x: model(x, training=True), tf.TensorSpec([1, 32, 32, 3]))
-    assert sum("PartitionedCall" in kind for kind in found.values()) == 2
-
-
-def test_only_the_types_asked_for_are_compiled(monkeypatch):
-    def double(x):
-        return 2 * x
-
-    fused = fused_on_cpu(tf.bfloat16)(double)
-    half, single = tf.TensorSpec([3], tf.bfloat16), tf.TensorSpec([3], tf.float32)
-    assert operations(fused, half) and not operations(fused, single)
-    assert operations(fused_on_cpu()(double), single)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
-    assert not operations(fused, half)
 
 
 def test_a_bfloat16_network_exports(tmp_path):

@@ -29,21 +29,8 @@ def heavy_tailed(rng, shape):
 @pytest.mark.parametrize("shape", [(3, 3, 8, 16), (1, 1, 64, 4), (40, 7), (5, 2, 3)])
 def test_libra_pb_is_the_papers_formula(rng, shape):
     w = heavy_tailed(rng, shape)
-    expected = numpy_libra_pb(w)
-    np.testing.assert_array_equal(libra_pb(w), expected)
-    if len(shape) == 4 and shape[-1] == 16:
-        assert len(np.unique(np.abs(expected))) > 1, "the test should cover several scales"
-
-
-def test_libra_pb_has_two_magnitudes_a_channel_and_the_balance_of_the_centred_weights(rng):
-    w = heavy_tailed(rng, (3, 3, 16, 32))
-    q = libra_pb(w).numpy().reshape(-1, 32)
-    centred = (w - w.mean((0, 1, 2))).reshape(-1, 32)
-    for c in range(32):
-        values = np.unique(q[:, c])
-        assert len(values) == 2 and values[0] == -values[1]
-        assert np.log2(values[1]) == np.round(np.log2(values[1]))
-        assert (q[:, c] > 0).sum() == (centred[:, c] >= 0).sum()
+    np.testing.assert_array_equal(libra_pb(w), numpy_libra_pb(w))
+    np.testing.assert_array_equal(LibraPB()(w), numpy_libra_pb(w))
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.1, 0.4, 1.0, 3.7, 10.0])
@@ -56,20 +43,6 @@ def test_ede_gradient_is_the_closed_form(rng, t):
     expected = dy * max(1 / t, 1) * t * (1 - np.tanh(t * x.numpy()) ** 2)
     np.testing.assert_allclose(tape.gradient(y, x, dy), expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(y, np.where(x.numpy() >= 0, 1.0, -1.0))
-
-
-@pytest.mark.parametrize("quantizer", [EDESign, LibraPB])
-def test_quantizers_keep_float64(rng, quantizer):
-    w = tf.constant(rng.standard_normal((3, 3, 4, 8)))
-    with tf.GradientTape() as tape:
-        tape.watch(w)
-        y = quantizer(t=0.4)(w)
-    function = {EDESign: ede_sign, LibraPB: libra_pb}[quantizer]
-    with tf.GradientTape() as tape2:
-        tape2.watch(w)
-        z = function(w, 0.4)
-    assert y.dtype == tf.float64
-    np.testing.assert_array_equal(tape.gradient(y, w), tape2.gradient(z, w))
 
 
 def test_libra_pb_gradient_flows_through_mean_and_deviation(rng):
@@ -106,14 +79,6 @@ def test_channels_without_information_stay_finite(dtype, value, shape):
     gradient = tape.gradient(y, w, tf.cast(np.arange(np.prod(shape)).reshape(shape), dtype))
     np.testing.assert_array_equal(y, np.ones(shape, dtype))
     assert np.isfinite(gradient.numpy().astype("float64")).all()
-
-
-def test_one_constant_channel_does_not_disturb_its_neighbours(rng):
-    w = rng.standard_normal((3, 3, 4, 3))
-    w[..., 1] = 0.25
-    q = libra_pb(w).numpy()
-    np.testing.assert_array_equal(q[..., 1], 1)
-    np.testing.assert_array_equal(q[..., ::2], numpy_libra_pb(w[..., ::2]))
 
 
 def test_half_precision_is_computed_in_float32(rng):
@@ -166,13 +131,9 @@ LAYERS = lq.layers
 KERNELS = [
     # layer, sides of its input, from each kernel to its filters
     (LAYERS.QuantDense, (4,), (0,), {"kernel": last}),
-    (LAYERS.QuantConv1D, (4, 3), (6,), {"kernel": last}),
     (LAYERS.QuantConv2D, (4, 3), (6, 6), {"kernel": last}),
-    (LAYERS.QuantConv3D, (4, 3), (6, 6, 6), {"kernel": last}),
     (LAYERS.QuantConv2DTranspose, (4, 3), (6, 6), {"kernel": last_but_one}),
-    (LAYERS.QuantConv3DTranspose, (4, 2), (4, 4, 4), {"kernel": last_but_one}),
     (LAYERS.QuantDepthwiseConv2D, (3,), (6, 6), {"depthwise": last_two}),
-    (LAYERS.QuantSeparableConv1D, (4, 3), (6,), {"depthwise": last_two, "pointwise": last}),
     (LAYERS.QuantSeparableConv2D, (4, 3), (6, 6), {"depthwise": last_two, "pointwise": last}),
 ]
 
@@ -197,21 +158,6 @@ def test_the_alias_takes_each_layers_own_output_channels(rng, kind, arguments, s
     np.testing.assert_array_equal(layer(x), plain(x))
 
 
-def test_kernels_that_are_laid_out_differently_share_no_quantizer(rng):
-    shared = LibraPB()
-    x = rng.standard_normal((1, 6, 6, 3)).astype("float32")
-    for kind in (lq.layers.QuantConv2D, lq.layers.QuantConv2D):
-        kind(4, 3, kernel_quantizer=shared)(x)
-    with pytest.raises(ValueError, match="one quantizer per kernel"):
-        lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=shared)(x)
-    separable = lq.layers.QuantSeparableConv2D(
-        4, 3, depthwise_quantizer=(both := LibraPB()), pointwise_quantizer=both
-    )
-    with pytest.raises(ValueError, match="one quantizer per kernel"):
-        separable(x)
-    assert not lq.context.should_quantize()
-
-
 def test_an_error_within_a_layer_does_not_let_latent_weights_be_read_as_binary(rng):
     layer = lq.layers.QuantConv2D(4, 3, kernel_quantizer="libra_pb", use_bias=False)
     layer.build((None, 6, 6, 3))
@@ -221,44 +167,11 @@ def test_an_error_within_a_layer_does_not_let_latent_weights_be_read_as_binary(r
     np.testing.assert_array_equal(layer.get_weights()[0], latent)
 
 
-def test_a_depthwise_layer_is_saved_and_its_gradient_is_each_filters_own(rng, tmp_path):
-    inputs = tf.keras.layers.Input((6, 6, 3))
-    layer = lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer="libra_pb", use_bias=False)
-    model = tf.keras.Model(inputs, layer(inputs))
-    model.set_weights([heavy_tailed(rng, (3, 3, 3, 1))])
-    x = rng.standard_normal((2, 6, 6, 3)).astype("float32")
-    model.save(tmp_path / "model.keras")
-    again = tf.keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(again(x), model(x))
-    dy = rng.standard_normal((2, 4, 4, 3)).astype("float32")
-    with tf.GradientTape() as tape:
-        y = model(x)
-    [found] = tape.gradient(y, model.trainable_weights, dy)
-    for i in range(3):  # a convolution of that channel alone
-        w = tf.Variable(model.get_weights()[0][:, :, i : i + 1])
-        with tf.GradientTape() as tape:
-            y = tf.nn.conv2d(x[..., i : i + 1], libra_pb(w), 1, "VALID")
-        expected = tape.gradient(y, w, dy[..., i : i + 1])
-        np.testing.assert_allclose(found[:, :, i], expected[:, :, 0], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("axes, filters", [(2, last_two), ((2,), last_but_one), ((-1,), last)])
 def test_output_channels_can_be_named(rng, axes, filters):
     w = heavy_tailed(rng, (3, 3, 5, 2))
     np.testing.assert_array_equal(LibraPB(channel_axes=axes)(w), by_filter(w, filters(w)))
     np.testing.assert_array_equal(libra_pb(w, channel_axes=axes), by_filter(w, filters(w)))
-
-
-@pytest.mark.parametrize("axes", [0, -1, 10**10, (), "last", 1.5, True, (1.5,)])
-def test_bad_channel_axes_are_refused(axes):
-    with pytest.raises(ValueError, match="channel_axes must be None"):
-        LibraPB(channel_axes=axes)
-
-
-@pytest.mark.parametrize("axes", [4, (4,), (-5,), (0, 1, 2, 3)])
-def test_axes_that_a_kernel_does_not_have(axes):
-    with pytest.raises(ValueError, match="a kernel of known shape"):
-        LibraPB(channel_axes=axes)(np.ones((3, 3, 4, 5)))
 
 
 def test_configuration_round_trip():
@@ -297,12 +210,32 @@ def test_flip_ratio_counts_signs():
     assert [m.name for m in layer.metrics] == ["flip_ratio/" + layer.kernel_quantizer.name]
 
 
-@pytest.mark.parametrize("t", [0, -1.0, float("nan"), float("inf")])
-def test_bad_t_is_refused(t):
-    with pytest.raises(ValueError, match="above 0"):
-        LibraPB(t=t)
+def test_kernels_with_different_layouts_share_no_quantizer(rng):
+    shared = LibraPB()
+    x = rng.standard_normal((1, 6, 6, 3)).astype("float32")
+    for _ in range(2):
+        lq.layers.QuantConv2D(4, 3, kernel_quantizer=shared)(x)
+    with pytest.raises(ValueError, match="one quantizer per kernel"):
+        lq.layers.QuantDepthwiseConv2D(3, depthwise_quantizer=shared)(x)
+    quantizers = dict.fromkeys(("depthwise_quantizer", "pointwise_quantizer"), LibraPB())
+    with pytest.raises(ValueError, match="one quantizer per kernel"):
+        lq.layers.QuantSeparableConv2D(4, 3, **quantizers)(x)
+    assert not lq.context.should_quantize()
 
 
-def test_libra_pb_refuses_activations():
-    with pytest.raises(ValueError, match="output channels"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("t", t) for t in (0, -1.0, float("nan"), float("inf"))]
+    + [("channel_axes", axes) for axes in (0, -1, 10**10, (), "last", 1.5, True, (1.5,))],
+)
+def test_invalid_arguments_are_rejected(name, value):
+    with pytest.raises(ValueError, match=f"{name}.* must be"):
+        LibraPB(**{name: value})
+
+
+@pytest.mark.parametrize("axes", [4, (4,), (-5,), (0, 1, 2, 3)])
+def test_kernels_without_these_axes_are_rejected(axes):
+    with pytest.raises(ValueError, match="a kernel of known shape"):
+        LibraPB(channel_axes=axes)(np.ones((3, 3, 4, 5)))
+    with pytest.raises(ValueError, match="a kernel of known shape"):
         tf.function(libra_pb).get_concrete_function(tf.TensorSpec([None, 8, 8, 3]))

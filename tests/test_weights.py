@@ -1,7 +1,6 @@
 """1-bit weights files: exact, small, and rejected if anything is wrong with them."""
 
 import functools
-import itertools
 import json
 import os
 import pickle
@@ -19,10 +18,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-LAST_CONV = "layer3.2.conv2"
-
 RESNET20 = functools.partial(models.cifar_resnet, 20)
-LAST_CONV = "layer3.2.conv2"
 
 
 def randomise(model, seed=0):
@@ -57,19 +53,18 @@ def same(a, b):
     return len(a) == len(b) and all(map(np.array_equal, a, b))
 
 
-def dense(n=9, channels=3, dtype=None, quantizer=None):
+def dense(n=9, channels=3, dtype=None):
     """One 1-bit dense layer: the smallest network."""
     inputs = tf.keras.layers.Input((n,))
-    quantizer = quantizer or irnet_tf.LibraPB()
     layer = lq.layers.QuantDense(
-        channels, kernel_quantizer=quantizer, use_bias=False, name="dense", dtype=dtype
+        channels, kernel_quantizer="libra_pb", use_bias=False, name="dense", dtype=dtype
     )
     return tf.keras.Model(inputs, layer(inputs))
 
 
-def small(n=9, channels=3, quantizer=None):
+def small(n=9, channels=3):
     """A 1-bit dense layer and a batch norm."""
-    model = dense(n, channels, quantizer=quantizer)
+    model = dense(n, channels)
     x = tf.keras.layers.BatchNormalization(name="bn")(model.output)
     return randomise(tf.keras.Model(model.input, x))
 
@@ -108,10 +103,9 @@ def path(tmp_path):
         (RESNET20, 268_336 / 8 + 688 + 4 * 4_100 + 8192),
         (functools.partial(RESNET20, structure="normal", activation_bits=32), 58_800),
         (models.vgg_small, 4_574_208 / 8 + 4 * 98_000 + 8192),
-        (functools.partial(models.resnet, 18, input_shape=(64, 64, 3)), 10_990_000 / 8 + 2_900_000),
         (functools.partial(RESNET20, weight_bits=32, activation_bits=32), 4 * 272_000 + 8192),
     ],
-    ids=["resnet20", "resnet20_1w32a", "vgg_small", "resnet18", "resnet20_fp"],
+    ids=["resnet20", "resnet20_1w32a", "vgg_small", "resnet20_fp"],
 )
 def test_a_network_comes_back_bit_for_bit_from_a_small_file(build, max_bytes, path):
     model = randomise(build())
@@ -170,24 +164,17 @@ class Half(irnet_tf.LibraPB):
         return super().call(inputs) / 2
 
 
-@pytest.mark.parametrize("quantizer", ["magnitude_aware_sign", Half()])
-def test_kernels_with_another_quantizer_are_stored_as_they_are(path, quantizer):
-    model, other = (randomise(small(quantizer=quantizer), seed) for seed in (0, 1))
-    save_weights(model, path)
-    assert not same(values(model), values(other))
-    load_weights(other, path)
-    assert same(values(model), values(other))
-
-
 @pytest.mark.parametrize(
     ("layer", "quantizer", "stored"),
     [
         (lq.layers.QuantConv2D, irnet_tf.LibraPB(channel_axes=2), "layer.kernel_1bit"),
         # Its output channels are not on its last axis: it is stored as float32.
         (lq.layers.QuantConv2DTranspose, "libra_pb", "layer.kernel"),
+        (lq.layers.QuantConv2D, "magnitude_aware_sign", "layer.kernel"),
+        (lq.layers.QuantConv2D, Half(), "layer.kernel"),
     ],
 )
-def test_kernels_with_other_channel_axes(path, layer, quantizer, stored):
+def test_kernels_with_other_axes_or_quantizers(path, layer, quantizer, stored):
     inputs = tf.keras.layers.Input((4, 4, 3))
     outputs = layer(5, 3, kernel_quantizer=quantizer, name="layer")(inputs)
     model = randomise(tf.keras.Model(inputs, outputs))
@@ -260,23 +247,6 @@ def test_latent_weights_for_every_reachable_exponent(n, dtype, path):
         assert np.array_equal(libra_pb(latent.astype(np.float16)), expected)
 
 
-def test_every_sign_pattern_of_few_weights(path):
-    """All 2**6 patterns with all exponents between -3 and 0: loaded exactly, or rejected."""
-    plus = np.array(list(itertools.product([False, True], repeat=6))).T
-    for s in range(-3, 1):
-        fits = np.array(
-            [s in reachable(6, p) if 0 < p < 6 else (p, s) == (6, 0) for p in plus.sum(0)]
-        )
-        good, bad = plus[:, fits], plus[:, ~fits]
-        if fits.any():
-            model = dense(6, good.shape[1])
-            load_weights(model, craft_dense(path, good, [s] * good.shape[1]))
-            expected = np.where(good, 1, -1) * 2.0**s
-            assert np.array_equal(libra_pb(model.get_weights()[0]), expected)
-        with pytest.raises(ValueError, match=f"\\({bad.shape[1]} in all\\)"):
-            load_weights(dense(6, bad.shape[1]), craft_dense(path, bad, [s] * bad.shape[1]))
-
-
 def test_whatever_weights_give_can_be_saved_and_loaded(path):
     """Random patterns and tails, by brute force: the formulas above left nothing out."""
     rng = np.random.default_rng(0)
@@ -313,11 +283,15 @@ def test_constant_channels_and_single_weights(value, path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_diverged_weights_are_not_saved(bad, path):
-    model = RESNET20()
-    kernel = model.get_layer(LAST_CONV).kernel.latent_variable
-    kernel.assign(np.where(np.arange(64) == 3, bad, kernel.numpy()))
-    with pytest.raises(ValueError, match=f"{LAST_CONV}.*not finite"):
-        save_weights(model, path)
+    model = small()
+    kernel, *norm = model.get_weights()
+    for weights in (
+        [np.where(np.arange(3) == 1, bad, kernel), *norm],
+        [kernel, norm[0] + bad, *norm[1:]],
+    ):
+        model.set_weights(weights)
+        with pytest.raises(ValueError, match="not finite"):
+            save_weights(model, path)
     assert not path.exists()
 
 
@@ -341,24 +315,15 @@ def test_all_but_the_classifier(trained, path):
     assert np.array_equal(body[0](x), body[1](x))
 
 
-def test_skipping_the_classifier_skips_nothing_else(path):
-    save_weights(RESNET20(include_top=False), path)
-    with pytest.raises(ValueError, match="bn2.batch_norm is missing in the file"):
-        load_weights(RESNET20(), path, skip_classifier=True)
-
-
 def test_variables_of_one_number_come_back(path):
-    def build():
-        normalise = tf.keras.layers.Normalization(input_shape=(8, 8, 3), name="normalise")
-        return tf.keras.Sequential([normalise, tf.keras.layers.Flatten()])
-
-    model, other = build(), build()
-    x = np.random.default_rng(0).normal(3, 2, (32, 8, 8, 3)).astype("float32")
-    model.layers[0].adapt(x)
+    layer = tf.keras.layers.Normalization(input_shape=(3,))
+    model = tf.keras.Sequential([layer])
+    layer.adapt(np.random.default_rng(0).normal(3, 2, (32, 3)))
+    expected = values(model)
     save_weights(model, path)
-    load_weights(other, path)
-    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    model.set_weights([np.zeros_like(w) for w in expected])
+    load_weights(model, path)
+    assert same(values(model), expected)
 
 
 def test_a_network_inside_another(path):
@@ -415,11 +380,6 @@ def test_files_of_other_kinds_are_rejected_and_not_executed(path, tmp_path):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (models.vgg_small, "bn0.batch_norm is missing in the file.* more; "),
-        (
-            functools.partial(models.cifar_resnet, 32),
-            r"layer1.3.bn1.batch_norm is missing in the file, float32 \(4, 16\) in the model",
-        ),
         (functools.partial(RESNET20, weight_bits=32), "1-bit in one only: check weight_bits"),
         (
             functools.partial(RESNET20, num_classes=3),
@@ -469,7 +429,7 @@ def test_crafted_tensors_are_rejected_and_the_model_left_as_it_was(path):
         ({"facts": {}}, "unknown entries: facts"),
         ({"model_config": []}, "needs at least a builder"),
         ({"model_config": {"builder": "x", "recipe": {"t_max": 10**400}}}, "recipe holds a number"),
-        ({"model_config": {"builder": "x", "results": {"loss": float("nan")}}}, "NaN"),
+        ({"model_config": {"builder": "x", "results": {"loss": float("nan")}}}, "results holds"),
         (
             {"model_config": {"builder": "x", "data": json.loads("[" * 900 + "]" * 900)}},
             "data must",
@@ -510,20 +470,16 @@ def test_a_network_larger_than_its_tensors_is_rejected_quickly(path, arguments):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failed_write_leaves_what_was_there(trained, path, monkeypatch, step):
+def test_a_failed_write_leaves_what_was_there(path, monkeypatch, step):
     def fail(*_):
         raise OSError("disk full")
 
-    for there in (False, True):
-        if there:
-            save_weights(trained, path)
-        before = path.read_bytes() if there else None
-        with monkeypatch.context() as patch:
-            patch.setattr(os, step, fail)
-            with pytest.raises(OSError, match="disk full"):
-                save_weights(trained, path)
-        assert os.listdir(path.parent) == ([path.name] if there else [])
-        assert not there or path.read_bytes() == before
+    save_weights(small(), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(small(4), path)
+    assert os.listdir(path.parent) == [path.name] and path.read_bytes() == before
 
 
 def test_threads_that_write_one_path_leave_a_whole_file(trained, path):

@@ -1,6 +1,5 @@
 """Damaged and hostile weights files: each loads or raises a ValueError with its path."""
 
-import copy
 import hashlib
 import json
 import re
@@ -8,7 +7,7 @@ import re
 import irnet_tf
 from irnet_tf.model_config import BUILDERS, ModelConfig, register_builder, set_model_config
 from irnet_tf.preprocessing import DIGITS
-from irnet_tf.weights import file, save_weights
+from irnet_tf.weights import save_weights
 import larq as lq
 import numpy as np
 import pytest
@@ -19,11 +18,9 @@ WEIRD = (None, True, -1, 0, 2**70, 1e308, 0.5, "", "x", "\x1b[2J", [], [1], [[]]
 
 
 def tiny(units=3, num_classes=4, kernel_quantizer=None):
-    inputs = tf.keras.layers.Input((9,))
+    x = inputs = tf.keras.layers.Input((9,))
     quantizer = kernel_quantizer or irnet_tf.LibraPB()
-    x = lq.layers.QuantDense(units, kernel_quantizer=quantizer, use_bias=False, name="dense")(
-        inputs
-    )
+    x = lq.layers.QuantDense(units, kernel_quantizer=quantizer, use_bias=False, name="dense")(x)
     x = tf.keras.layers.BatchNormalization(name="bn")(x)
     x = tf.keras.layers.Dense(num_classes, name="fc")(x)
     config = ModelConfig(
@@ -71,18 +68,17 @@ def byte_mutations(good, count, seed=0):
     header = 8 + int.from_bytes(good[:8], "little")
     for _ in range(count):
         data = bytearray(good)
-        for _ in range(rng.integers(1, 4)):
-            # Mostly in the header, where damage means most.
-            i = int(rng.integers(0, header if rng.random() < 0.8 else len(data)))
-            kind = rng.integers(4)
-            if kind == 0:
-                data[i] ^= 1 << int(rng.integers(8))
-            elif kind == 1:
-                del data[i : i + int(rng.integers(1, 9))]
-            elif kind == 2:
-                data[i:i] = rng.bytes(int(rng.integers(1, 9)))
-            else:
-                data[i] = int(rng.choice([0, 0x22, 0x2C, 0x5B, 0x7B, 0x7D, 0x30, 0x39, 0xFF]))
+        # Mostly in the header, where damage means most.
+        i = int(rng.integers(header if rng.random() < 0.8 else len(data)))
+        kind = rng.integers(4)
+        if kind == 0:
+            data[i] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            del data[i : i + int(rng.integers(1, 9))]
+        elif kind == 2:
+            data[i:i] = rng.bytes(int(rng.integers(1, 9)))
+        else:
+            data[i] = int(rng.choice([0, 0x22, 0x2C, 0x5B, 0x7B, 0x7D, 0x30, 0x39, 0xFF]))
         if data != good:
             yield bytes(data)
 
@@ -91,46 +87,31 @@ def header_mutations(good):
     """Yields files with one value of the header left out or replaced by any JSON value."""
     length = int.from_bytes(good[:8], "little")
     outer, body = json.loads(good[8 : 8 + length]), good[8 + length :]
-    inner = json.loads(outer["__metadata__"]["irnet_tf"])
+    inner = json.loads(outer.pop("__metadata__")["irnet_tf"])
 
-    def places(value, where=()):
-        if isinstance(value, (dict, list)):
-            for key in value if isinstance(value, dict) else range(len(value)):
-                yield (*where, key)
-                yield from places(value[key], (*where, key))
-
-    def changed(value, where, new):
-        value = copy.deepcopy(value)
-        parent = value
-        for key in where[:-1]:
-            parent = parent[key]
-        if new is ...:
-            del parent[where[-1]]
-        else:
-            parent[where[-1]] = new
-        return value
-
-    def assemble(outer, inner):
-        outer["__metadata__"] = {"irnet_tf": json.dumps(inner, separators=(",", ":"))}
-        text = json.dumps(outer, separators=(",", ":")).encode()
+    def assemble():
+        metadata = {"irnet_tf": json.dumps(inner, separators=(",", ":"))}
+        text = json.dumps({"__metadata__": metadata, **outer}, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text + body
 
-    for where in places(inner):
-        if where != ("sha256",):
-            for new in (..., *WEIRD):
-                yield assemble(copy.deepcopy(outer), changed(inner, where, new))
-    del outer["__metadata__"]
-    for where in places(outer):
-        for new in (..., *WEIRD):
-            mutated = changed(outer, where, new)
-            yield assemble({"__metadata__": None, **mutated}, inner)
+    def mutate(node):
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            before = node.copy()
+            for new in WEIRD:
+                node[key] = new
+                yield assemble()
+            if isinstance(node, dict):
+                del node[key]
+                yield assemble()
+                node.clear()
+                node.update(before)
+            node[key] = before[key]
+            if isinstance(before[key], (dict, list)):
+                yield from mutate(before[key])
 
-
-def test_the_unchanged_file(good, tmp_path):
-    path = tmp_path / "network.safetensors"
-    assert survives(path, good) and sealed(good) == good
-    assert not survives(path, good[:-1]) and not survives(path, good + b"\0")
+    yield from mutate(inner)
+    yield from mutate(outer)
 
 
 def sweep(path, mutations):
@@ -142,21 +123,16 @@ def sweep(path, mutations):
 
 def test_a_sample(good, tmp_path):
     path = tmp_path / "network.safetensors"
-    assert not any(sweep(path, byte_mutations(good, 150)))  # their digest is wrong
+    assert survives(path, good) and sealed(good) == good
+    assert not any(sweep(path, byte_mutations(good, 100)))  # their digest is wrong
     assert any(sweep(path, map(sealed, byte_mutations(good, 60))))
     assert any(sweep(path, map(sealed, list(header_mutations(good))[::17])))
+    for kind in (b"BF16", b"F8_E5M2"):  # NumPy does not know these types
+        assert not survives(path, sealed(good.replace(b'"dtype":"F32"', b'"dtype":"%b"' % kind)))
 
 
 @pytest.mark.slow
 def test_all(good, tmp_path):
     path = tmp_path / "network.safetensors"
-    assert not any(sweep(path, byte_mutations(good, 1000, seed=1)))
     sweep(path, map(sealed, byte_mutations(good, 1000, seed=2)))
     sweep(path, map(sealed, header_mutations(good)))
-
-
-def test_formats_that_numpy_does_not_know(good, tmp_path):
-    for kind in (b"BF16", b"F8_E5M2"):
-        data = good.replace(b'"dtype":"F32"', b'"dtype":"' + kind + b'"')
-        assert not survives(tmp_path / "x.safetensors", sealed(data))
-    assert file.FORMAT_VERSION == 1

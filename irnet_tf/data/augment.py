@@ -44,8 +44,7 @@ def crop(
     """Cuts a box out of an image. Of a JPEG file only the box is decoded.
 
     Args:
-        image: Bytes of a JPEG, PNG or BMP file, string `[]`, or pixels, uint8
-            `[height, width, 3]`.
+        image: Bytes of a JPEG, PNG or BMP file, or pixels, uint8 `[height, width, 3]`.
         box: Function of the image's shape and `numbers`, such as `random_resized`.
         numbers: Random numbers, float32 `[RANDOM_NUMBERS]`.
         shrink_to: Target size. A box that is at least 2, 4 or 8 times as large is shrunk by that
@@ -53,9 +52,6 @@ def crop(
 
     Returns:
         RGB pixels, uint8 `[h, w, 3]`.
-
-    Raises:
-        tf.errors.InvalidArgumentError: If the file cannot be decoded.
     """
 
     def ratios(part):

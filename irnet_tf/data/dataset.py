@@ -96,12 +96,7 @@ class Data:
         return len(self.class_names)
 
     def check_classes(self, trained: Sequence[str] | int) -> None:
-        """Raises ValueError if a network was trained on other classes.
-
-        Args:
-            trained: Class names in the order of the outputs, or the number of outputs if names are
-                not known.
-        """
+        """Raises ValueError if a network was trained on other classes, given as names or number."""
         if isinstance(trained, int):
             same, theirs = trained == self.num_classes, f"{trained} classes"
         else:
@@ -116,12 +111,9 @@ class Data:
 
 @contextlib.contextmanager
 def report_unreadable_images(data: Data) -> Iterator[None]:
-    """Lists the images that cannot be decoded if an input pipeline fails inside the context.
+    """Raises `UnreadableImages` if images cannot be decoded by a pipeline inside the context.
 
     Every image is then decoded once, with a progress bar. Other errors pass unchanged.
-
-    Raises:
-        UnreadableImages: If images cannot be decoded.
     """
     try:
         yield
@@ -144,10 +136,7 @@ def progress(items, title: str, total: int, **options):
 
 
 def constants(*arrays) -> Callable:
-    """Returns a function that returns the arrays as tensors.
-
-    A `tf.data` function captures these tensors instead of copying the arrays into its graph.
-    """
+    """A function that returns the arrays as tensors, which `tf.data` does not copy into graphs."""
 
     @functools.cache
     def tensors():

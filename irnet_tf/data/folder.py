@@ -37,12 +37,7 @@ def load(root: Path, validation_split: float | None) -> Data:
 
 
 def scan(root: Path, validation_split: float | None, decode: bool = False):
-    """Lists and checks the image files of a folder.
-
-    Args:
-        root: Folder that holds `train` and `test` or `val`, or class folders.
-        validation_split: See `irnet_tf.data.load`.
-        decode: Whether to decode every image. Otherwise only file headers are read.
+    """Lists the image files of a folder and checks their headers or, with `decode`, all pixels.
 
     Returns:
         Training files by class, test files by class, a description of each unreadable file, and
@@ -72,10 +67,7 @@ def scan(root: Path, validation_split: float | None, decode: bool = False):
                 f"only in {tests[0]}: {sorted(set(test) - set(train))}"
             )
     if len(train) < 2:
-        raise ValueError(
-            f"{train_folder} holds one class, {next(iter(train))!r}; at least two class folders "
-            "are needed"
-        )
+        raise ValueError(f"{train_folder} holds one class, {next(iter(train))!r}; two are needed")
     if ignored:
         warnings.warn(
             f"ignored {len(ignored)} file(s) in {root} that are not images "

@@ -25,11 +25,7 @@ _AGAIN = "copy it again, or prepare it again with TensorFlow Datasets"
 
 
 def cifar10(data_dir: str | None = None) -> Data:
-    """The newest `cifar10/VERSION` in `data_dir`, in memory. Without `data_dir`, TFDS downloads it.
-
-    Raises:
-        ValueError: If `data_dir` holds no such folder or it is damaged.
-    """
+    """The newest `cifar10/VERSION` in `data_dir`, in memory; by default TFDS downloads it."""
     folder = _newest(Path(data_dir), "cifar10") if data_dir is not None else _downloaded()
     if folder is None:
         raise ValueError(
@@ -53,11 +49,7 @@ def cifar10(data_dir: str | None = None) -> Data:
 
 
 def imagenet2012(data_dir: str | None = None) -> Data:
-    """The newest `imagenet2012/VERSION` in `data_dir`, by default TFDS's own folder.
-
-    Raises:
-        ValueError: If there is none or it is damaged.
-    """
+    """The newest `imagenet2012/VERSION` in `data_dir`, by default TFDS's own folder."""
     if data_dir is None:
         import tensorflow_datasets as tfds
 

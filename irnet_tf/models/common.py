@@ -49,27 +49,24 @@ class LayerFactory:
                     f"{bits}=1"
                 )
 
-    def conv(self, x, filters, kernel_size, strides, name):
-        """A full-precision convolution without bias."""
-        return self._conv(x, filters, kernel_size, strides, name)
-
     def binary_conv(self, x, filters, strides, name):
-        """A 3x3 convolution without bias and with quantized weights and inputs."""
+        """A 3x3 convolution with quantized weights and inputs."""
         quantizers = {}
         if self.weight_bits == 1:
             quantizers["kernel_quantizer"] = fresh_quantizer(self.kernel_quantizer or "libra_pb")
         if self.activation_bits == 1:
             quantizers["input_quantizer"] = fresh_quantizer(self.input_quantizer or "ede_sign")
-        return self._conv(x, filters, 3, strides, name, **quantizers)
+        return self.conv(x, filters, 3, strides, name, **quantizers)
 
-    def _conv(self, x, filters, kernel_size, strides, name, **quantizers):
+    def conv(self, x, filters, kernel_size, strides, name, **quantizers):
+        """A convolution without bias."""
         symmetric = self.padding == "symmetric" and strides > 1 and kernel_size > 1
-        kind = SymmetricConv2D if symmetric else lq.layers.QuantConv2D
+        layer = SymmetricConv2D if symmetric else lq.layers.QuantConv2D
         # Not truncated, as in PyTorch.
         initializer = tf.keras.initializers.VarianceScaling(
             2.0, self.initializer_mode, "untruncated_normal"
         )
-        layer = kind(
+        return layer(
             filters,
             kernel_size,
             strides=strides,
@@ -78,8 +75,7 @@ class LayerFactory:
             kernel_initializer=initializer,
             name=name,
             **quantizers,
-        )
-        return layer(x)
+        )(x)
 
     def batch_norm(self, x, name):
         return tf.keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
@@ -108,33 +104,15 @@ def fresh_quantizer(identifier):
 
 
 def image_input(input_shape, input_tensor):
-    """Returns the first tensor of a network and its Keras input.
-
-    Raises:
-        ValueError: If `input_shape` is not (height, width, channels).
-    """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or not shape[2] or any(s is not None and s < 1 for s in shape):
-        raise ValueError(
-            f"input_shape must be (height, width, channels) of positive numbers, got {input_shape}"
-        )
-    if input_tensor is None:
-        x = tf.keras.layers.Input(shape, name="images")
-        return x, x
-    if not tf.keras.backend.is_keras_tensor(input_tensor):
-        x = tf.keras.layers.Input(tensor=input_tensor, name="images")
-        return x, x
-    return input_tensor, tf.keras.utils.get_source_inputs(input_tensor)
+    """Returns the first tensor of a network and its Keras input."""
+    if input_tensor is not None:
+        return input_tensor, tf.keras.utils.get_source_inputs(input_tensor)
+    x = tf.keras.layers.Input(tuple(input_shape), name="images")
+    return x, x
 
 
 def classifier(x, num_classes, activation, name):
-    """Applies a full-precision dense layer, in `floatx` under mixed precision too.
-
-    Raises:
-        ValueError: If `num_classes` is not a positive integer.
-    """
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f"num_classes must be a positive integer, got {num_classes!r}")
+    """A full-precision dense layer, in `floatx` under mixed precision too."""
     return tf.keras.layers.Dense(
         num_classes,
         activation=activation,

@@ -52,7 +52,8 @@ def read(path: str | os.PathLike) -> WeightsFile:
     _check_seal(path, data)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        header = _header(data)
+        outer = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = json.loads(outer["__metadata__"]["irnet_tf"])
         if header["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"it has format version {header['format_version']!r}, this irnet_tf reads version "
@@ -117,22 +118,11 @@ def _check_seal(path, data):
             f"{path} is not a 1-bit weights file of irnet_tf, or its beginning is damaged; "
             "download or copy it again"
         )
-    expected = seal[1].decode()
-    found = hashlib.sha256(_with_digest(data, _UNSEALED)).hexdigest()
-    if found != expected:
+    if hashlib.sha256(_with_digest(data, _UNSEALED)).hexdigest() != seal[1].decode():
         raise ValueError(
-            f"{path} is damaged or incomplete: its SHA-256 is {found}, its header has {expected}; "
-            "download or copy it again"
+            f"{path} is damaged or incomplete (its SHA-256 is not the one in its header); download "
+            "or copy it again"
         )
-
-
-def _header(data):
-    def reject(name):
-        raise ValueError(f"its header holds {name}")
-
-    length = int.from_bytes(data[:8], "little")
-    outer = json.loads(data[8 : 8 + length])
-    return json.loads(outer["__metadata__"]["irnet_tf"], parse_constant=reject)
 
 
 def _with_digest(data, digest):
