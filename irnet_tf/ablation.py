@@ -38,7 +38,7 @@ from irnet_tf._utils import networks_package
 from irnet_tf.training import flags as train_flags
 
 _KEYS = {"title": str, "networks": list, "seeds": list, "flags": dict, "changes": dict}
-_NOT_OF_A_SET = {"model", "seed", "data_dir", "output_dir", "mode", "resume", "overwrite"}
+_RESERVED = {"model", "seed", "data_dir", "output_dir", "mode", "resume", "overwrite"}
 _TRAIN = Path(__file__).parents[1] / "train.py"
 
 
@@ -68,7 +68,7 @@ def read_set(path) -> tuple[str, dict[str, tuple[str, list[str]]]]:
         content["seeds"], content["networks"], content["changes"].items()
     ):
         flags = {**content["flags"], **changed}
-        if wrong := _NOT_OF_A_SET & set(flags):
+        if wrong := _RESERVED & set(flags):
             raise ValueError(f"flags {sorted(wrong)} cannot be part of a set")
         parts = (network, change or "unchanged", f"seed{seed}")
         folder = "/".join(re.sub(r"\W+", "_", part).strip("_") for part in parts)
@@ -139,7 +139,7 @@ def _finished(arguments, folder) -> bool:
         return False
     found = json.loads((folder / "config.json").read_text())["flags"]
     wanted = json.loads(json.dumps(train_flags.given(_parse(arguments), train_flags.NAMES)))
-    names = {*found, *wanted} - _NOT_OF_A_SET  # model and seed are in the folder's name
+    names = {*found, *wanted} - _RESERVED  # model and seed are in the folder's name
     if differing := sorted(name for name in names if found.get(name) != wanted.get(name)):
         raise ValueError(
             f"{folder} holds a run with other values of {', '.join(differing)}; choose another "

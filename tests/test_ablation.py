@@ -12,6 +12,7 @@ import time
 from irnet_tf import ablation
 from irnet_tf.training import flags as train_flags
 from irnet_tf.training.run_dir import COLUMNS
+from PIL import Image
 import pytest
 
 from tests.conftest import ROOT
@@ -125,14 +126,20 @@ def test_shipped_sets_pass_the_check():
 @pytest.mark.slow
 def test_a_set_that_was_stopped_ends_with_the_same_table(tmp_path):
     """With train.py itself."""
+    for i in range(16):
+        (tmp_path / f"images/{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (100 * (i % 2), 10 * i, 0)).save(
+            tmp_path / f"images/{i % 2}/{i}.png"
+        )
     (tmp_path / "set.toml").write_text(
-        f"{NETWORK}[flags]\nepochs = 2\nbatch_size = 256\n[changes]\nplain.kernel_quantizer = "
-        "'ste_sign'\nboth = {}\n"
+        f"{NETWORK}[flags]\nepochs = 2\nbatch_size = 4\nvalidation_split = 0.5\n[changes]\n"
+        "plain.kernel_quantizer = 'ste_sign'\nboth = {}\n"
     )
 
     def start(name):
         command = [sys.executable, "-m", "irnet_tf.ablation", str(tmp_path / "set.toml")]
-        return subprocess.Popen([*command, f"--output_dir={tmp_path / name}"], cwd=ROOT)
+        folders = [f"--output_dir={tmp_path / name}", f"--data_dir={tmp_path / 'images'}"]
+        return subprocess.Popen(command + folders, cwd=ROOT)
 
     assert start("whole").wait() == 0
     process = start("stopped")
