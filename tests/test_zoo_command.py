@@ -188,7 +188,7 @@ def test_errors_are_one_line(arguments, message):
         ["predict", NAME],
         ["info", NAME, NAME],
         ["export", NAME],
-        ["export", NAME, "--output=x.tflite", "--input_shape=3,x"],
+        ["export", NAME, "--output=x.tflite", "--std=x"],
     ],
 )
 def test_bad_flags(arguments, capsys):

@@ -68,8 +68,6 @@ def _parser():
     )
     flag("--weights", default="pretrained", help="weights file, 'pretrained', or 'none' (random)")
     flag("--uint8_input", action="store_true", help="take pixels and normalise them in the file")
-    flag("--num_classes", type=_positive, help="number of classes, for random weights")
-    flag("--input_shape", type=_integers, help="height,width,channels; default: the network's")
     flag("--mean", type=_floats, help="mean per channel of images in 0 to 1, if not in the network")
     flag("--std", type=_floats, help="standard deviation per channel, if not in the network")
     flag("--validation_split", type=float, help="as in train.py, for data without test images")
@@ -83,10 +81,6 @@ def _positive(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
     return number
-
-
-def _integers(text):
-    return tuple(int(number) for number in text.split(","))
 
 
 def _floats(text):

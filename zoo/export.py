@@ -16,15 +16,7 @@ import zoo
 
 
 def export(options: argparse.Namespace) -> None:
-    """Export a network and print the report.
-
-    Args:
-        options: Flags of the command, see `python -m zoo export --help`.
-
-    Raises:
-        ValueError: If the network cannot be converted or a flag is invalid.
-        OSError: If a file cannot be read or written.
-    """
+    """Export a network and print the report; `options`: flags of the command."""
     check_output(options.output, options.format)
     model = _load(options)
     images, labels, source = _test_images(model, options)
@@ -42,12 +34,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def _load(options):
-    arguments = {"num_classes": options.num_classes, "input_shape": options.input_shape}
-    arguments = {name: value for name, value in arguments.items() if value is not None}
-    weights = None if options.weights == "none" else options.weights
-    if weights and options.num_classes:
-        raise ValueError("num_classes needs --weights=none: trained weights have their own classes")
-    model = zoo.load(options.network, weights, **arguments)
+    model = zoo.load(options.network, None if options.weights == "none" else options.weights)
     if options.mean or options.std:
         config, size = get_model_config(model), model.input_shape[1]
         if config.preprocessing:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import textwrap
 
 from irnet_tf import weights
 from irnet_tf.analysis import operations
 from irnet_tf.model_config import ModelConfig
-from irnet_tf.training.config import recipe_of
 import tensorflow as tf
 from zoo.loading import load
 from zoo.registry import Entry
@@ -48,7 +46,7 @@ def facts(entry: Entry) -> dict[str, str]:
         **_run_facts(entry),
         "file": entry.weights
         and f"{entry.weights.file}, {entry.weights.size:,} bytes, SHA-256 {entry.weights.sha256}",
-        **{f"recipe {name}": _recipe(recipe) for name, recipe in entry.recipes.items()},
+        **{f"recipe {name}": _recipe(vars(recipe)) for name, recipe in entry.recipes.items()},
     }
     if not entry.results and entry.pretrained is None:
         lines["train"] = command(entry)
@@ -84,7 +82,7 @@ def _run_facts(entry):
         f"{100 * result['best']['accuracy']:.2f} % in the best; one run, seed {identity['seed']}",
         "trained on": f"{data['name']}: {data['train_images']:,} training and "
         f"{data['test_images']:,} test images",
-        "recipe of the run": _recipe(recipe_of(identity)),
+        "recipe of the run": _recipe(identity["recipe"]),
         "run": f"{datetime.timedelta(seconds=round(result['seconds']))} h, "
         f"{machine.get('processor', machine['platform'])}{f', {gpus} GPU(s)' if gpus else ''}, "
         f"TensorFlow {config['versions']['tensorflow']}",
@@ -93,14 +91,8 @@ def _run_facts(entry):
     }
 
 
-def _recipe(recipe):
-    changed = {
-        field.name: value
-        for field in dataclasses.fields(recipe)
-        if (value := getattr(recipe, field.name)) != field.default
-        or field.name in ("weight_decay", "t_min", "t_max")
-    }
-    return _text(changed)
+def _recipe(fields):
+    return _text({name: value for name, value in fields.items() if value})
 
 
 def _text(value):

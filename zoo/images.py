@@ -17,11 +17,7 @@ MAX_PIXELS = 1 << 27
 
 
 def image_files(folder: str | os.PathLike) -> list[Path]:
-    """All image files in a folder and its subfolders, sorted, without hidden files.
-
-    Raises:
-        ValueError: If there are none.
-    """
+    """All image files in a folder and its subfolders, sorted, without hidden files."""
     files = sorted(
         path
         for path in Path(folder).rglob("*")
@@ -73,16 +69,7 @@ def pixels_of(image) -> np.ndarray:
 
 
 def rgb_batches(images) -> Iterator[np.ndarray]:
-    """Pixels `[batch, height, width, 3]` of everything that `zoo.predict` accepts.
-
-    Args:
-        images: Image file, folder, Pillow image, array or tensor of pixels from 0 to 255, or an
-            iterable of files, Pillow images and arrays.
-
-    Raises:
-        ValueError: If something is not an image.
-        OSError: If a file cannot be opened.
-    """
+    """Pixels `[batch, height, width, 3]` of everything that `zoo.predict` accepts."""
     array = hasattr(images, "__array__") and len(getattr(images, "shape", ())) != 1
     if isinstance(images, (str, os.PathLike)):
         images = image_files(images) if os.path.isdir(images) else [images]

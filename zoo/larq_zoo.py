@@ -13,7 +13,6 @@ from collections.abc import Callable
 import functools
 from importlib.metadata import version
 import sys
-import urllib.error
 
 from irnet_tf._compat import layers_from_zero, rename
 from irnet_tf.model_config import ModelConfig, plain_arguments, register_builder, set_model_config
@@ -57,7 +56,7 @@ def _build(
     return _with_config(model, network, arguments | quantizers)
 
 
-def _with_config(model, network, arguments, **facts):
+def _with_config(model, network, arguments, initialized_from=None):
     classifier = None
     if arguments.get("include_top", True):
         classifier = next(  # the last layer with weights that is not a batch norm
@@ -68,9 +67,11 @@ def _with_config(model, network, arguments, **facts):
     config = ModelConfig(
         f"larq_zoo/{network}",
         plain_arguments(arguments),
+        network=f"larq_zoo/{network}",
+        preprocessing=IMAGENET,
         output="probabilities" if classifier else "logits",
         classifier=classifier,
-        **facts,
+        initialized_from=initialized_from,
     )
     return set_model_config(model, config)
 
@@ -100,16 +101,11 @@ def _pretrained(network: str) -> tf.keras.Model:
             factory = _factory(network, {})
             model = factory(weights="imagenet", **arguments).build()
     except Exception as error:
-        failed = isinstance(error, (urllib.error.URLError, ConnectionError))
-        if not failed and "fetch failure" not in str(error).lower():  # of Keras's get_file
-            raise
         raise OSError(
             f"larq-zoo's weights of 'larq_zoo/{network}' cannot be downloaded from "
             f"github.com/larq/zoo: {error}. They need internet; weights=None gives random ones"
         ) from error
-    source = f"larq-zoo {version('larq-zoo')}"
-    facts = {"network": f"larq_zoo/{network}", "preprocessing": IMAGENET}
-    return _with_config(model, network, arguments, initialized_from=source, **facts)
+    return _with_config(model, network, arguments, f"larq-zoo {version('larq-zoo')}")
 
 
 def _register(network, epochs, batch_size, *paper, bits="1/1"):

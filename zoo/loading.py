@@ -20,7 +20,6 @@ from irnet_tf.model_config import (
     plain_arguments,
     set_model_config,
 )
-from irnet_tf.models.common import fresh_quantizer
 import tensorflow as tf
 from zoo.download import fetch
 from zoo.registry import Entry, info, list_models
@@ -153,21 +152,11 @@ def _check_agreement(config: ModelConfig, arguments: Mapping) -> None:
     for name, value in arguments.items():
         found = config.arguments.get(name)
         found, value = (defaults.get(name) if v is None else v for v in (found, value))
-        if name not in _FREE and _comparable(name, found) != _comparable(name, value):
+        if name not in _FREE and plain_arguments({"": found}) != plain_arguments({"": value}):
             raise ValueError(
                 f"{name} is {found!r} in the file, but {value!r} was passed: leave it out, or pass "
                 "another file"
             )
-
-
-def _comparable(name, value):
-    """A builder's argument as JSON types; a quantizer without `t`, which training changes."""
-    if value is None or not name.endswith("_quantizer"):
-        return plain_arguments({name: value})
-    quantizer = fresh_quantizer(value)
-    settings = getattr(quantizer, "get_config", dict)()
-    ignored = ("name", "dtype", "t", "metrics")
-    return type(quantizer), {k: v for k, v in settings.items() if k not in ignored}
 
 
 def _with_arguments(trained, config: ModelConfig, arguments: Mapping) -> tf.keras.Model:

@@ -36,7 +36,7 @@ def predict(
 
     Args:
         network: Name in the zoo, path of a weights file or of an exported file (`.xml`,
-            `.tflite`), or model with a model config (such as one from `zoo.load`).
+            `.tflite`), or model with a model config.
         images: Image file, folder of image files, Pillow image, array or tensor of pixels from 0
             to 255 (see `preprocess_input`), or a list of files, Pillow images and arrays.
         top: Number of classes per image; None: all.
@@ -65,7 +65,7 @@ def predict(
     )
     outputs = []
     while batch := list(itertools.islice(inputs, _BATCH)):
-        outputs.append(compute(np.stack(batch)).numpy())
+        outputs.append(compute(tf.stack(batch)).numpy())
     return decode_predictions(np.concatenate(outputs), config, top=top)
 
 
@@ -74,13 +74,9 @@ def _compiled(model):
     with _lock:
         if model not in _functions:
             reference = weakref.ref(model)
+            function = tf.function(lambda x: reference()(x, training=False), autograph=False)
             spec = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-            _functions[model] = tf.function(
-                lambda x: tf.cast(reference()(x, training=False), tf.float32),
-                input_signature=[spec],
-                autograph=False,
-            )
-            _functions[model].get_concrete_function()
+            _functions[model] = function.get_concrete_function(spec)
         return _functions[model]
 
 
@@ -93,8 +89,7 @@ def preprocess_input(
     Args:
         images: Pixels from 0 to 255 of any type, `[height, width, 3]` or `[batch, height, width,
             3]`; grey images `[height, width]` or `[..., 1]`. In a `tf.data` pipeline RGB tensors.
-        network: Name in the zoo, path of a weights file, model with a model config, or a
-            `Preprocessing`.
+        network: As in `predict`, or a `Preprocessing`.
 
     Returns:
         Float32 `[batch, size, size, 3]`.
@@ -117,10 +112,8 @@ def decode_predictions(
     """A network's outputs as class names with probabilities.
 
     Args:
-        predictions: Outputs of the network, `[batch, classes]`: logits or probabilities, according
-            to its model config.
-        network: Name in the zoo, path of a weights file, model with a model config, or a model
-            config.
+        predictions: Outputs of the network, `[batch, classes]`.
+        network: As in `predict`, or a model config.
         top: Number of classes per image; None: all.
 
     Returns:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import os
 from pathlib import Path
@@ -31,7 +30,6 @@ class Runner:
     Args:
         path: `.xml` file (its `.bin` beside it) or `.tflite` file.
         threads: Number of threads of one inference.
-        batch_size: Number of images per inference; 1 for `.tflite`.
 
     Attributes:
         facts: Facts in the file: `network`, `output`, `uint8_input`, and `classes` and
@@ -39,24 +37,22 @@ class Runner:
         input_shape: `(height, width, channels)`.
 
     Raises:
-        ValueError: If the file was not written by irnet_tf or is damaged, or an argument is
-            invalid.
+        ValueError: If the file is damaged or not irnet_tf's, or an argument is invalid.
         ImportError: If the package that runs the file is not installed.
         OSError: If the file cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike, threads: int = 1, batch_size: int = 1):
+    def __init__(self, path: str | os.PathLike, threads: int = 1):
         path = Path(path)
-        if threads < 1 or batch_size < 1:
-            raise ValueError(f"must be positive: {threads=}, {batch_size=}")
+        if threads < 1:
+            raise ValueError(f"threads must be positive, got {threads}")
         loaders = {".xml": _load_openvino, ".tflite": _load_tflite}
         if path.suffix not in loaders:
             raise ValueError(f"path must end in {' or '.join(loaders)}, got {str(path)!r}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {str(path)!r}")
-        self.batch_size = batch_size
         self._lock = threading.Lock()
-        self._run, shape, self.facts = loaders[path.suffix](path, threads, batch_size)
+        self._run, shape, self.facts = loaders[path.suffix](path, threads)
         self.input_shape = tuple(shape)
 
     def predict(self, images, top: int | None = 5) -> list[list[tuple[str, float]]]:
@@ -65,11 +61,8 @@ class Runner:
             raise ValueError(
                 f"the file has no preprocessing: pass {list(self.input_shape)} inputs to outputs()"
             )
-        ready = (self.preprocess(image) for batch in rgb_batches(images) for image in batch)
-        found = []
-        while batch := list(itertools.islice(ready, self.batch_size)):
-            found.append(self.outputs(np.stack(batch)))
-        outputs = np.concatenate(found)
+        pixels = (image for batch in rgb_batches(images) for image in batch)
+        outputs = np.concatenate([self.outputs(self.preprocess(image)[None]) for image in pixels])
         probabilities = softmax(outputs) if self.facts["output"] == "logits" else outputs
         return likeliest(probabilities, self.facts.get("classes"), top)
 
@@ -80,13 +73,8 @@ class Runner:
             inputs: Inputs of the file, `[n, height, width, channels]`: uint8 pixels if
                 `facts["uint8_input"]`, else normalised float32.
         """
-        found = []
-        for i in range(0, len(inputs), self.batch_size):
-            batch = inputs[i : i + self.batch_size]
-            whole = np.resize(batch, (self.batch_size, *batch.shape[1:]))  # repeats the images
-            with self._lock:
-                found.append(np.array(self._run(whole))[: len(batch)])
-        return np.concatenate(found)
+        with self._lock:
+            return np.concatenate([np.array(self._run(image[None])) for image in inputs])
 
     def preprocess(self, image: np.ndarray) -> np.ndarray:
         """From pixels 0 to 255, `[height, width, 3]` of any size, to an input of the file."""
@@ -138,7 +126,7 @@ def likeliest(probabilities: np.ndarray, classes, top) -> list[list[tuple[str, f
     return [[(classes[i], float(row[i])) for i in best] for row, best in zip(probabilities, order)]
 
 
-def _load_openvino(path, threads, batch_size):
+def _load_openvino(path, threads):
     sys.modules.setdefault("openvino_telemetry", None)  # no usage statistics are sent
     try:
         import openvino
@@ -148,7 +136,12 @@ def _load_openvino(path, threads, batch_size):
         facts = json.loads(ElementTree.parse(path).find("rt_info/irnet_tf").get("value"))
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError):
         facts = None
-    _check_facts(path, facts)  # before OpenVINO reads the .bin
+    _check_facts(path, facts)
+    binary = path.with_suffix(".bin")
+    if hashlib.sha256(binary.read_bytes()).hexdigest() != facts.get("bin_sha256"):
+        raise ValueError(
+            f"{binary} has not the SHA-256 {facts.get('bin_sha256')}: damaged, or another export's"
+        )
     core = openvino.Core()
     try:
         model = core.read_model(path)
@@ -156,7 +149,7 @@ def _load_openvino(path, threads, batch_size):
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{path} cannot be read: {reason}") from error
     shape = model.input(0).get_partial_shape()
-    shape[0] = batch_size
+    shape[0] = 1
     model.reshape(shape)
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16, which OpenVINO prefers where it exists
@@ -170,9 +163,7 @@ def _load_openvino(path, threads, batch_size):
     return lambda batch: request.infer([batch])[0], list(compiled.input(0).shape)[1:], facts
 
 
-def _load_tflite(path, threads, batch_size):
-    if batch_size != 1:
-        raise ValueError(f"batch_size must be 1 for a .tflite file, got {batch_size}")
+def _load_tflite(path, threads):
     file = path.read_bytes()
     try:
         from irnet_tf.export.lce import Device, file_facts
@@ -191,48 +182,34 @@ def _load_tflite(path, threads, batch_size):
 
 
 def _check_facts(path, facts):
-    """Raises ValueError for missing or mistyped facts, or a `.bin` with another SHA-256."""
+    """Raises ValueError for missing or mistyped facts."""
     if not isinstance(facts, dict) or not facts:
         raise ValueError(f"{path} was not written by irnet_tf: export the network with it")
-    checks = {
+    expected = {
         "output": ("'logits' or 'probabilities'", lambda v: v in ("logits", "probabilities")),
         "uint8_input": ("true or false", lambda v: isinstance(v, bool)),
-        "classes": ("a list of names", lambda v: v is None or _are(str, v)),
+        "classes": ("a list of names", lambda v: v is None or _are(v, (str,))),
         "preprocessing": ("an object", lambda v: v is None or isinstance(v, dict)),
     }
     if isinstance(known := facts.get("preprocessing"), dict):
         facts = facts | {f"preprocessing.{name}": value for name, value in known.items()}
-        checks |= {
-            "preprocessing.size": ("1 to 4096", lambda v: type(v) is int and 0 < v <= 4096),
-            "preprocessing.mean": ("3 numbers", lambda v: _are(float, v, 3)),
-            "preprocessing.std": ("3 positive numbers", lambda v: _are(float, v, 3) and min(v) > 0),
-            "preprocessing.crop": ("above 0, at most 1", lambda v: _are(float, [v]) and 0 < v <= 1),
+        expected |= {
+            "preprocessing.size": ("1 to 4096", lambda v: _are([v], (int,)) and 0 < v <= 4096),
+            "preprocessing.mean": ("3 numbers", lambda v: _are(v) and len(v) == 3),
+            "preprocessing.std": ("3 numbers", lambda v: _are(v) and len(v) == 3),
+            "preprocessing.crop": ("0 to 1", lambda v: _are([v]) and 0 <= v <= 1),
         }
-    for name, (expected, valid) in checks.items():
+    for name, (description, valid) in expected.items():
         if not valid(facts.get(name)):
-            raise ValueError(f"{path}: {name} must be {expected}, got {facts.get(name)!r:.80}")
-    if path.suffix == ".xml":
-        expected, binary = facts.get("bin_sha256"), path.with_suffix(".bin")
-        if hashlib.sha256(binary.read_bytes()).hexdigest() != expected:
-            raise ValueError(
-                f"{binary} has not the SHA-256 {expected}: damaged, or another export's"
-            )
+            raise ValueError(f"{path}: {name} must be {description}, got {facts.get(name)!r:.80}")
 
 
-def _are(kind, values, count=None):
-    kinds = (int, float) if kind is float else kind
-    valid = isinstance(values, list) and all(isinstance(value, kinds) for value in values)
-    return valid and count in (None, len(values))
+def _are(values, types=(int, float)):
+    return isinstance(values, list) and all(type(value) in types for value in values)
 
 
 def predict_files(predict, paths: list[str], top: int) -> bool:
-    """Prints predictions of image files and folders, then unreadable files; True if there are none.
-
-    Args:
-        predict: Function of pixels and `top`, such as `Runner.predict`.
-        paths: Image files and folders.
-        top: Number of classes per image.
-    """
+    """Prints predictions of files and folders, then unreadable files; True if there are none."""
     files = [f for path in paths for f in (image_files(path) if os.path.isdir(path) else [path])]
     failed = []
     for file in files:

@@ -19,7 +19,7 @@ from zoo.registry import RESULTS
 
 
 def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> Path:
-    """Copy a finished run into the package.
+    """Copy a finished run into the package, and return the path of its weights file.
 
     Takes the weights of the last epoch, which no test image has selected. Their accuracy is
     measured again in float32.
@@ -28,12 +28,8 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> P
         run: Run folder of a network of the zoo.
         data_dir: Folder of the data, see `irnet_tf.data.load`.
 
-    Returns:
-        The path of the weights file in the package.
-
     Raises:
         ValueError: If the run is not finished or was trained on other data.
-        OSError: If a file cannot be read or written.
     """
     run = Path(run)
     if not (run / "result.json").is_file():
