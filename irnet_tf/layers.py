@@ -77,17 +77,7 @@ class SymmetricConv2D(lq.layers.QuantConv2D):
 
 @register_keras_custom_object
 class SymmetricMaxPool2D(tf.keras.layers.MaxPool2D):
-    """Max pooling padded as in PyTorch with `pool_size // 2` values of -inf on each side.
-
-    Raises:
-        ValueError: If a pool size is even.
-    """
-
-    def __init__(self, pool_size=(3, 3), strides=None, **kwargs):
-        kwargs.setdefault("padding", "same")
-        super().__init__(pool_size, strides, **kwargs)
-        if any(size % 2 == 0 for size in self.pool_size):
-            raise ValueError(f"symmetric padding needs odd pool sizes, got {self.pool_size}")
+    """Max pooling with odd sizes, padded as in PyTorch: `pool_size // 2` times -inf per side."""
 
     def call(self, inputs):
         each = [[size // 2, size // 2] for size in self.pool_size]
@@ -99,10 +89,7 @@ class OptionAShortcut(tf.keras.layers.Layer):
     """The shortcut without parameters at the start of a stage (He et al., 2016, option A).
 
     Takes every `strides`-th pixel and adds zero channels on both sides: `[batch, height, width,
-    in]` to `[batch, ceil(height / strides), ceil(width / strides), filters]`.
-
-    Raises:
-        ValueError: If `filters` is less than the number of input channels.
+    in]` to `[batch, ceil(height / strides), ceil(width / strides), filters >= in]`.
     """
 
     def __init__(self, filters: int, strides: int, **kwargs):
@@ -112,8 +99,6 @@ class OptionAShortcut(tf.keras.layers.Layer):
 
     def build(self, input_shape):
         missing = self.filters - input_shape[-1]
-        if missing < 0:
-            raise ValueError(f"cannot shrink {input_shape[-1]} channels to {self.filters}")
         self._padding = [[0, 0], [0, 0], [0, 0], [missing // 2, missing - missing // 2]]
         self._fused = fused_on_cpu()(self._subsample_and_pad)
         super().build(input_shape)

@@ -219,13 +219,10 @@ def test_hue_rotates_colours_and_keeps_grey_and_luma(rng):
     pixels = rng.uniform(90, 160, (1, 8, 8, 3)).astype(np.float32)
     turned = augment.jitter(tf.constant(pixels), numbers_for(turn=0.1)).numpy()
     np.testing.assert_allclose(turned @ luma, pixels @ luma, rtol=1e-4)
-    back = augment.jitter(tf.constant(turned), numbers_for(turn=-0.1)).numpy()
-    np.testing.assert_allclose(back, pixels, atol=0.01)
     yiq = np.array([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     angles = [np.arctan2(*(x.astype(float) @ yiq.T).T) for x in (pixels, turned)]
     change = np.angle(np.exp(1j * (angles[0] - angles[1])))
-    np.testing.assert_allclose(np.abs(change), 0.2 * np.pi, atol=1e-3)
-    assert len({tuple(x) for x in np.sign(change).reshape(-1, 1)}) == 1
+    np.testing.assert_allclose(change * np.sign(change[0]), 0.2 * np.pi, atol=1e-3)
     grey = np.full((1, 8, 8, 3), 100, np.uint8)
     np.testing.assert_allclose(augment.jitter(tf.constant(grey), numbers_for(turn=0.1)), grey)
 

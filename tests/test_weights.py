@@ -248,13 +248,14 @@ def test_latent_weights_for_every_reachable_exponent(n, dtype, path):
 
 
 def test_whatever_weights_give_can_be_saved_and_loaded(path):
-    """Random patterns and tails, by brute force: the formulas above left nothing out."""
+    """Random patterns and tails, and constant channels: the formulas above left nothing out."""
     rng = np.random.default_rng(0)
     seen = set()
-    for n in (2, 3, 4, 5, 6, 9, 20, 144, 1000):
+    for n in (1, 2, 3, 4, 5, 6, 9, 20, 144, 1000):
         z = rng.standard_normal((n, 500)) + rng.uniform(-2, 2, 500)
         latent = np.sign(z) * np.abs(z) ** rng.uniform(0, 12, 500)
         latent = latent + rng.choice([0, 0.1, 1], 500)
+        latent[:, :3] = 0, 0.3, -2
         model, other = dense(n, 500), dense(n, 500)
         model.set_weights([latent])
         save_weights(model, path)
@@ -268,17 +269,6 @@ def test_whatever_weights_give_can_be_saved_and_loaded(path):
                 assert np.log2(scale) in reachable(n, p)
             seen.add((n, np.log2(scale)))
     assert {(4, 0), (4, -1), (144, -3), (1000, -4)} <= seen
-
-
-@pytest.mark.parametrize("value", [0.0, 0.3, -2.0])
-def test_constant_channels_and_single_weights(value, path):
-    for n in (1, 9):
-        model = dense(n, 2)
-        model.set_weights([np.full((n, 2), value)])
-        other = dense(n, 2)
-        save_weights(model, path)
-        load_weights(other, path)
-        assert np.array_equal(libra_pb(other.get_weights()[0]), np.ones((n, 2)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
