@@ -136,7 +136,7 @@ def test_predictions_from_many_threads(model):
     assert found == expected * 25
 
 
-def test_orientation_and_transparency(tmp_path):
+def test_orientation_transparency_and_16_bits(tmp_path):
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[:10, :15] = 255  # top left
     exif = Image.Exif()
@@ -147,6 +147,10 @@ def test_orientation_and_transparency(tmp_path):
     Image.fromarray(alpha, "RGBA").save(tmp_path / "alpha.png")
     found = read_image(tmp_path / "alpha.png")
     np.testing.assert_array_equal(found[0], [[255] * 3, [0] * 3, [255] * 3, [204] * 3])
+    deep = np.linspace(0, 65535, 40 * 30).reshape(40, 30).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    expected = tf.io.decode_png((tmp_path / "deep.png").read_bytes(), 3)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), expected)
 
 
 @pytest.mark.parametrize("suffix", ["webp", "bmp", "tiff", "gif", "png", "jpg"])

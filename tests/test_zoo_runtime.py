@@ -16,7 +16,6 @@ import pytest
 import tensorflow as tf
 import zoo
 from zoo import __main__ as command
-from zoo.images import read_image
 from zoo.runtime import Runner, crop, resize
 
 from tests.conftest import ROOT
@@ -79,20 +78,6 @@ def test_tflite_files(folder, model):
         with pytest.raises(ValueError, match="bad.tflite is damaged"):
             Runner(folder / "bad.tflite")
     (folder / "bad.tflite").unlink()
-
-
-def test_all_forms_of_images(folder, tmp_path):
-    runner = Runner(folder / "float.xml")
-    deep = np.linspace(0, 65535, 40 * 30).reshape(40, 30).astype(np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    pixels = read_image(tmp_path / "deep.png")
-    np.testing.assert_array_equal(pixels, tf.io.decode_png((tmp_path / "deep.png").read_bytes(), 3))
-    [expected] = runner.predict(tmp_path / "deep.png")
-    grey = pixels[..., 0]
-    with Image.open(tmp_path / "deep.png") as pillow:
-        forms = [pillow, [pillow], grey, grey[..., None], [grey], pixels[None], tf.constant(pixels)]
-        for form in forms:
-            assert runner.predict(form) == [expected]
 
 
 def test_threads_take_turns(folder):

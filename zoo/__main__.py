@@ -22,15 +22,7 @@ _COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command.
-
-    Args:
-        argv: Command-line arguments; None: those of this process.
-
-    Raises:
-        SystemExit: With a message if a command fails; with code 1 if `verify` finds another
-            accuracy or `predict` could not read a file.
-    """
+    """Run a command; exit code 1 if it fails, or if `predict` could not read a file."""
     options = _parser().parse_args((sys.argv[1:] if argv is None else argv) or ["list"])
     try:
         globals()[f"_{options.command}"](options)

@@ -41,11 +41,7 @@ def ship(run: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> P
     model = load(run / "final.safetensors")
     result = evaluation.evaluate(model, images)
     results = {name: result[name] for name in ("accuracy", "top5", "loss")}
-    config = dataclasses.replace(
-        get_model_config(model),
-        **{name: identity[name] for name in ("network", "recipe", "data", "seed")},
-        results=results,
-    )
+    config = dataclasses.replace(get_model_config(model), results=results)
     name = identity["network"].replace("/", "_")
     path = PACKAGE_FOLDER / f"{name}.safetensors"
     save_weights(set_model_config(model, config), path)
