@@ -10,6 +10,8 @@ from pathlib import Path
 import re
 
 from mkdocs.structure.files import File
+import zoo
+from zoo.facts import facts
 
 ROOT = Path(__file__).parents[1]
 CURVES = "zoo/results/cifar10_resnet20_bireal_1w1a/curves.png"
@@ -56,9 +58,7 @@ def code(path, name):
 
 
 def entries():
-    import zoo
-
-    return {name: zoo.info(name) for name in zoo.list_models()}
+    return {name: zoo.info(name) for name in zoo.list_models()}.items()
 
 
 def rows(head, cells):
@@ -67,18 +67,16 @@ def rows(head, cells):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def percent(accuracy):
-    return "" if accuracy is None else f"{100 * accuracy:.2f}"
+def paper(entry):
+    return f"{100 * entry.paper[0]:.2f}".removesuffix("0") if entry.paper else ""
 
 
 def ours(entry):
-    """Returns top-1 of the shipped weights, or None."""
-    result = entry.results and entry.results["result"]
-    return result and result.get("shipped", result["final"])["accuracy"]
-
-
-def paper(entry):
-    return entry.paper[0] if entry.paper else None
+    """Returns top-1 of the shipped weights in percent, or ""."""
+    if not entry.results:
+        return ""
+    result = entry.results["result"]
+    return f"{100 * result.get('shipped', result['final'])['accuracy']:.2f}"
 
 
 def link(page, name):
@@ -86,17 +84,11 @@ def link(page, name):
 
 
 def results():
-    cells = [
-        [
-            link("zoo.md", name),
-            entry.bits,
-            percent(paper(entry)).removesuffix("0"),
-            percent(ours(entry)),
-            str(entry.results["config"]["identity"]["recipe"]["epochs"]),
-        ]
-        for name, entry in entries().items()
-        if entry.results
-    ]
+    cells = []
+    for name, entry in entries():
+        if entry.results:
+            epochs = entry.results["config"]["identity"]["recipe"]["epochs"]
+            cells.append([link("zoo.md", name), entry.bits, paper(entry), ours(entry), str(epochs)])
     return rows(["network", "W/A", "paper", "ours", "epochs"], cells)
 
 
@@ -109,12 +101,12 @@ def table():
             f"{entry.sizes['one_bit'] / 1e6:,.1f}",
             f"{entry.sizes['float'] / 1e6:,.1f}",
             f"{entry.sizes['packed_size'] / 1e6:.2f}",
-            percent(paper(entry)).removesuffix("0"),
-            percent(ours(entry)),
+            paper(entry),
+            ours(entry),
             entry.recipe.data,
             measured.get(name, ""),
         ]
-        for name, entry in entries().items()
+        for name, entry in entries()
     ]
     head = "network,parameters,1-bit ops,float ops,file MB,paper,top-1,data,ms"
     return rows(head.split(","), cells)
@@ -131,14 +123,11 @@ def latencies():
 
 
 def cards():
-    return "\n".join(card(name, entry) for name, entry in entries().items())
-
-
-def card(name, entry):
-    from zoo.facts import facts
-
-    lines = "\n".join(
-        f"| {title} | {f'`{text}`' if title in ('file', 'train', 'repeat') else text} |"
-        for title, text in facts(entry).items()
-    )
-    return f"## {name}\n\n| | |\n| --- | --- |\n{lines}\n"
+    text = ""
+    for name, entry in entries():
+        text += f"## {name}\n\n| | |\n| --- | --- |\n"
+        for title, value in facts(entry).items():
+            value = f"`{value}`" if title in ("file", "train", "repeat") else value
+            text += f"| {title} | {value} |\n"
+        text += "\n"
+    return text

@@ -64,7 +64,7 @@ def calibrated(model, images):
 
 
 def without_rounding(model, seed=0):
-    """The model with multiples of powers of two as weights, and batch norms of any sign.
+    """The model with multiples of powers of two as weights, and rising and falling batch norms.
 
     With `coarse_images`, sums are exact. An offset of 2**-13 in batch norms is above rounding
     errors of devices and below the resolution of the sums: no activation is zero up to rounding.
@@ -74,13 +74,13 @@ def without_rounding(model, seed=0):
         if isinstance(layer, lq.layers.QuantConv2D) and layer.kernel_quantizer is None:
             layer.set_weights([rng.integers(-2, 3, layer.kernel.shape) / 4])
         if isinstance(layer, tf.keras.layers.BatchNormalization):
-            summed = layer.input.node.layer
+            summed, signs = layer.input.node.layer, [-1, 1]
             if isinstance(summed, tf.keras.layers.MaxPool2D):
-                summed = summed.input.node.layer
+                summed, signs = summed.input.node.layer, [1]
             inputs = np.prod(summed.kernel.shape[:3]) if hasattr(summed, "kernel") else 1
             spread = 2.0 ** -np.round(np.log2(np.sqrt(inputs)))
             channels = layer.gamma.shape
-            gamma = spread * rng.choice([-1, -0.5, 0, 0.5, 1, 1, 1.5], channels)
+            gamma = spread * rng.choice([0, 0.5, 1, 1.5], channels) * rng.choice(signs, channels)
             beta, mean = rng.integers(-8, 9, channels) / 16, rng.integers(-8, 9, channels)
             # So that 1 / sqrt(variance + epsilon) is 1.
             variance = np.full(channels, np.float32(1) - np.float32(layer.epsilon))
@@ -197,7 +197,7 @@ def test_the_trained_digits_network_agrees_on_every_test_image():
     expected = model.predict(images, verbose=0).argmax(1)
     file = export.to_lce(model)
     np.testing.assert_array_equal(outputs(file, images).argmax(1), expected)
-    assert export.compare(model, file, images[:16])["equal"]
+    assert export.compare(model, file, images[:4])["equal"]
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16"])

@@ -52,7 +52,7 @@ ov = pytest.importorskip("openvino")
 )
 def test_other_networks(make):
     model = randomise_batch_norm(make())
-    images = noise(model, 3)
+    images = noise(model, 1)
     for form in ("binary", "int8"):
         seen = export.compare(model, export.to_openvino(model, form=form), images)
         assert seen["equal"], (form, seen)

@@ -44,7 +44,8 @@ def compare(model: tf.keras.Model, file, images, *, labels=None) -> dict:
     Raises:
         ValueError: If the images do not fit the model, or the file has other 1-bit weights.
     """
-    images, device = np.asarray(images), device_of(file)
+    device = lce.Device(file) if isinstance(file, bytes) else openvino.Device(file)
+    images = np.asarray(images)
     require(
         len(images)
         and images.dtype == device.input_type
@@ -87,11 +88,6 @@ def compare(model: tf.keras.Model, file, images, *, labels=None) -> dict:
             for name, outputs in (("network", ours), ("file", theirs))
         }
     return result
-
-
-def device_of(file):
-    """Returns the interpreter of a file: `lce.Device` or `openvino.Device`."""
-    return lce.Device(file) if isinstance(file, bytes) else openvino.Device(file)
 
 
 def _run_with_bits(network, x, bits):

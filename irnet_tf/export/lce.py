@@ -176,11 +176,10 @@ class Device:
         graph.outputs = np.concatenate([graph.outputs, list(tensors.values())]).astype(np.int32)
         flat.signatureDefs = []  # they list a single output
         values = _compat.lce_interpreter(_compat.serialise_tflite(flat)).predict(image)
-        bits = {}
-        for name, words in zip(tensors, values[1:]):
-            bits[name] = _unpack(words, plan.kernel(name).shape[2])
-            bits[name][..., plan.negated.get(name, [])] *= -1
-        return bits
+        return {
+            name: _unpack(words, plan.kernel(name).shape[2])
+            for name, words in zip(tensors, values[1:])
+        }
 
 
 def _operator_name(flat, operator) -> str:

@@ -52,12 +52,11 @@ def to_openvino(model: tf.keras.Model, *, form: str = "auto", uint8_input: bool 
     check_choice("form", form, FORMS)
     normalise = normalisation(model) if uint8_input else None
     plan = make_plan(model, target())
-    problem = _binary_problem(plan)
+    network = rewritten(model, plan)
+    problem = _binary_problem(network, plan.binary)
     require(form != "binary" or not problem, f'{problem}; use form="int8"')
     facts = facts_of(model, uint8_input)
     from irnet_tf.export.openvino_graph import build
-
-    network = rewritten(model, plan)
 
     def made(form):
         return build(network, plan, form, normalise, facts)
@@ -80,16 +79,18 @@ def save(model, path) -> None:
     Raises:
         OSError: If they cannot be written.
     """
+    import openvino
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         made = Path(folder) / path.name
         try:
-            runtime().save_model(model, made, compress_to_fp16=False)
+            openvino.save_model(model, made, compress_to_fp16=False)
             digest = hashlib.sha256(made.with_suffix(".bin").read_bytes()).hexdigest()
             model.set_rt_info(json.dumps({**_facts(model), "bin_sha256": digest}), ["irnet_tf"])
-            runtime().save_model(model, made, compress_to_fp16=False)
-            runtime().Core().read_model(made)  # save_model does not report a full disk
+            openvino.save_model(model, made, compress_to_fp16=False)
+            openvino.Core().read_model(made)  # save_model does not report a full disk
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise OSError(f"{str(path)!r} cannot be written: {reason}") from error
@@ -126,43 +127,31 @@ def latency_ms(devices: dict, seconds: float = 1.0) -> dict:
     return {name: 1e3 * float(np.median(values)) for name, values in times.items()}
 
 
-def runtime():
-    """Returns the `openvino` package.
+def target() -> Target:
+    """Returns the capabilities of OpenVINO.
 
     Raises:
         ImportError: If it is not installed.
     """
     try:
-        import openvino
+        from irnet_tf.export.openvino_graph import LAYERS
     except ImportError as error:
         raise ImportError(
             "OpenVINO models need openvino: pip install irnet_tf[openvino]"
         ) from error
-    return openvino
-
-
-def target() -> Target:
-    """Returns the capabilities of OpenVINO."""
-    runtime()
-    from irnet_tf.export.openvino_graph import LAYERS
-
     return Target("OpenVINO", LAYERS)
 
 
-def _binary_problem(plan) -> str | None:
-    """Returns why OpenVINO's 1-bit kernels cannot compute a plan, or None."""
-    parents = {layer: [] for layer in plan.readers}
-    for layer, readers in plan.readers.items():
-        for reader in readers:
-            parents[reader].append(layer)
-    for layer in (layer for layer in plan.readers if layer.name in plan.binary):
-        channels = plan.kernel(layer.name).shape[2]
+def _binary_problem(network, names) -> str | None:
+    """Returns why OpenVINO's 1-bit kernels cannot compute layers of a network, or None."""
+    for layer in map(network.get_layer, names):
+        channels = layer.input_shape[-1]
         if channels % 8:
             return (
                 f"layer {layer.name!r} has {channels} input channels, but OpenVINO's 1-bit "
                 "convolution needs a multiple of 8"
             )
-        if not all(_ordered(parent, parents) for parent in parents[layer]):
+        if not _ordered(layer.input.node.layer):
             return (
                 f"layer {layer.name!r} reads no convolution or pooling, and OpenVINO's 1-bit "
                 "convolution crashes there"
@@ -170,17 +159,20 @@ def _binary_problem(plan) -> str | None:
     return None
 
 
-def _ordered(layer, parents) -> bool:
+def _ordered(layer) -> bool:
     """Returns True if OpenVINO keeps a layer's output in the order that its 1-bit kernels read."""
     kinds = tf.keras.layers
     if isinstance(layer, (kinds.Conv2D, kinds.MaxPooling2D, kinds.AveragePooling2D)):
         return True
     reordered = (kinds.InputLayer, kinds.Dense, kinds.Reshape, kinds.Flatten, kinds.Softmax)
-    return not isinstance(layer, reordered) and all(_ordered(p, parents) for p in parents[layer])
+    parents = [tensor.node.layer for tensor in tf.nest.flatten(layer.input)]
+    return not isinstance(layer, reordered) and all(map(_ordered, parents))
 
 
 def compiled_model(model, threads: int = 1):
     """Compiles a model for this machine's processor, in float32."""
+    import openvino
+
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on processors that have it
         "INFERENCE_NUM_THREADS": threads,
@@ -188,17 +180,11 @@ def compiled_model(model, threads: int = 1):
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
-    return runtime().Core().compile_model(model, "CPU", settings)
+    return openvino.Core().compile_model(model, "CPU", settings)
 
 
 class Device:
-    """A model on this machine with one thread and batch size 1.
-
-    Attributes:
-        target: Capabilities of the format.
-        input_type: NumPy dtype of the images.
-        input_shape: `(height, width, channels)`.
-    """
+    """A model with batch size 1 on this machine, in one thread; attributes as in `lce.Device`."""
 
     def __init__(self, model):
         self.target = target()
@@ -212,11 +198,7 @@ class Device:
         return np.concatenate([self._compiled(image[None])[0] for image in images])
 
     def bits(self, plan: Plan, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the input signs `[1, height, width, channels]` of each 1-bit convolution.
-
-        Raises:
-            ValueError: If the file has other 1-bit weights than the plan.
-        """
+        """Returns the input signs of each 1-bit convolution, as `lce.Device.bits`."""
         from irnet_tf.export.openvino_convolutions import one_bit_weights
 
         model, form = self.model.clone(), form_of(self.model)
@@ -232,8 +214,5 @@ class Device:
         # The inputs of the signs: OpenVINO crashes if the signs themselves are outputs.
         model.add_outputs([nodes[f"{name}/sign"].input_value(0) for name in plan.binary])
         values = list(compiled_model(model)(image).values())[1:]
-        bits = {}
-        for name, value in zip(plan.binary, values):
-            bits[name] = np.where(value >= 0, 1, -1).astype(np.float32).transpose(0, 2, 3, 1)
-            bits[name][..., plan.negated.get(name, [])] *= -1
-        return bits
+        signs = [np.where(value >= 0, 1, -1).astype(np.float32) for value in values]
+        return {name: x.transpose(0, 2, 3, 1) for name, x in zip(plan.binary, signs)}

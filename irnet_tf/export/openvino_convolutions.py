@@ -46,24 +46,23 @@ def one_bit_weights(kernel, form, magnitude=1.0):
 def scaled(x, scale, offset=None):
     """Returns `x * scale + offset`, one number per channel."""
 
-    def along_channels(value):
-        shape = [1, -1] + [1] * (len(x.get_output_partial_shape(0)) - 2)
-        return constant(np.reshape(value, shape))
-
-    x = op.multiply(x, along_channels(scale))
-    return x if offset is None else op.add(x, along_channels(offset))
-
-
-def channels_first(x):
-    return op.transpose(x, constant([0, 3, 1, 2], np.int64))
-
-
-def channels_last(x):
-    return op.transpose(x, constant([0, 2, 3, 1], np.int64))
+    shape = [1, -1] + [1] * (rank(x) - 2)
+    x = op.multiply(x, constant(np.reshape(scale, shape)))
+    return x if offset is None else op.add(x, constant(np.reshape(offset, shape)))
 
 
 def rank(x) -> int:
     return len(x.get_output_partial_shape(0))
+
+
+def channels_first(x):
+    """Transposes `x`, if it has rank 4."""
+    return op.transpose(x, constant([0, 3, 1, 2], np.int64)) if rank(x) == 4 else x
+
+
+def channels_last(x):
+    """Transposes `x`, if it has rank 4."""
+    return op.transpose(x, constant([0, 2, 3, 1], np.int64)) if rank(x) == 4 else x
 
 
 def padded(x, begin, end, value=0.0):

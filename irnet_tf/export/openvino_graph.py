@@ -58,8 +58,7 @@ def build(network, plan, form, normalise, facts) -> ov.Model:
         else:
             y = _SIMPLE[type(layer)](layer, *inputs)
         nodes[layer] = y
-    last = nodes[network.outputs[0].node.layer]
-    last = channels_last(last) if rank(last) == 4 else last
+    last = channels_last(nodes[network.outputs[0].node.layer])
     last.output(0).set_names({facts["output"]})
     made = ov.Model([op.result(last)], [images], plan.name)
     made.set_rt_info(json.dumps({**facts, "form": form}), ["irnet_tf"])
@@ -91,16 +90,14 @@ def _global_pool(reduce):
 
 def _dense(layer, x):
     kernel, *bias = map(constant, layer.get_weights())
-    y = op.matmul(channels_last(x) if rank(x) == 4 else x, kernel, False, False)
+    y = op.matmul(channels_last(x), kernel, False, False)
     y = op.add(y, *bias) if bias else y
-    return _activate(layer, channels_first(y) if rank(x) == 4 else y)
+    return _activate(layer, channels_first(y))
 
 
 def _reshape(layer, x):
-    shape = layer.output_shape[1:]
-    y = channels_last(x) if rank(x) == 4 else x
-    y = op.reshape(y, constant([0, *shape], np.int64), True)
-    return channels_first(y) if len(shape) == 3 else y
+    shape = constant([0, *layer.output_shape[1:]], np.int64)
+    return channels_first(op.reshape(channels_last(x), shape, True))
 
 
 def _concatenate(layer, *inputs):

@@ -31,15 +31,11 @@ class Plan:
     """Changes to a network for a target. The network itself is not changed.
 
     Attributes:
-        name: Name of the network.
         readers: Layers in execution order, each with the layers that read it.
         weights: Arrays by layer name; quantized kernels are quantized.
         parts: 1-bit part of each layer in `CONVOLUTIONS` by name: `"both"`, `"weights"`, `"inputs"`
             or None.
-        dropped: Layers that are left out.
         moved: Layers that change places, each with the layer whose place it takes.
-        negated: Input channels `[channels]` whose sign is inverted, by name of 1-bit convolution.
-        notes: Description of each change.
     """
 
     name: str
@@ -48,7 +44,6 @@ class Plan:
     parts: dict
     dropped: list = dataclasses.field(default_factory=list)
     moved: dict = dataclasses.field(default_factory=dict)
-    negated: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -193,8 +188,8 @@ def _drop_hardtanh(plan):
 def _fold_batch_norms(plan):
     """Turns batch norms between a 1-bit convolution and the next one's sign into thresholds.
 
-    A max pooling in front of the batch norm changes places with it, as thresholds commute with
-    the maximum. Channels with a falling batch norm are negated, also in the next kernel.
+    A max pooling in front of the batch norm changes places with it, unless the batch norm falls in
+    a channel: rising thresholds commute with the maximum.
     """
 
     def next_of(layer, kind=tf.keras.layers.Layer):
@@ -210,12 +205,10 @@ def _fold_batch_norms(plan):
         linear = not conv.use_bias and conv.activation is tf.keras.activations.linear
         if not (norm and reader and linear and reader.name in plan.binary):
             continue
-        weights, negative = _threshold(norm, plan.kernel(conv.name))
-        if negative.any() and reader.padding == "same" and reader.pad_values:
-            continue  # the padding would have the wrong sign
+        weights = _threshold(norm, plan.kernel(conv.name))
+        if pool and (weights[0] < 0).any():
+            continue
         plan.weights[norm.name] = weights
-        plan.negated[reader.name] = negative
-        plan.kernel(reader.name)[:, :, negative] *= -1
         folded.append(norm.name)
         if pool:
             plan.moved[pool], plan.moved[norm] = norm, pool
@@ -228,7 +221,7 @@ def _fold_batch_norms(plan):
 
 
 def _threshold(norm, kernel):
-    """Returns ([gamma, beta, mean, variance] of a threshold with the norm's sign, negated).
+    """Returns gamma, beta, mean and variance of a threshold with the norm's sign.
 
     A 1-bit convolution yields integers times the magnitude of its weights. The threshold lies
     half-way between the two integers where the norm, computed by TensorFlow, changes sign.
@@ -243,7 +236,8 @@ def _threshold(norm, kernel):
         sums, gamma, beta, mean, variance, norm.epsilon, is_training=False
     )
     positive = values.numpy()[:, 0, 0] >= 0
-    negated = positive[0] & ~positive[-1]
-    threshold = (positive == negated).sum(0) - most - 0.5
+    falls = positive[0] & ~positive[-1]
+    threshold = (positive == falls).sum(0) - most - 0.5
     ones = np.ones_like(magnitude)
-    return [ones, 0 * ones, (magnitude * threshold).astype(np.float32), ones], negated
+    mean = (magnitude * threshold).astype(np.float32)
+    return [np.where(falls, -ones, ones), 0 * ones, mean, ones]

@@ -184,14 +184,10 @@ def _draw(report: dict, path) -> None:
     """Draws size, operations and latency of the file beside its full-precision counterpart."""
     from matplotlib.figure import Figure
 
-    sizes, operations = report["sizes"], report["operations"]
-    counts = {
-        "1-bit": operations["one_bit"],
-        "float": operations["float"],
-        "full precision": sum(operations.values()),
-    }
+    one_bit, others = report["operations"]["one_bit"], report["operations"]["float"]
+    counts = {"1-bit": one_bit, "float": others, "full precision": one_bit + others}
     panels = {
-        "size, MB": {name.replace("_", " "): size / 1e6 for name, size in sizes.items()},
+        "size, MB": {name.replace("_", " "): n / 1e6 for name, n in report["sizes"].items()},
         "multiply-adds, millions": {name: count / 1e6 for name, count in counts.items()},
         "ms per image, this machine": report["latency"]["ms"],
     }
