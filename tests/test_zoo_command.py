@@ -57,16 +57,10 @@ def test_the_table(capsys):
     assert [line.split()[0] for line in some[4:]] == zoo.list_models("digits/*")
 
 
-QUICK = [NAME, "digits/resnet20_bireal_fp"]
+OTHERS = [name for name in zoo.list_models() if name != NAME]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *QUICK,
-        *(pytest.param(n, marks=pytest.mark.slow) for n in zoo.list_models() if n not in QUICK),
-    ],
-)
+@pytest.mark.parametrize("name", [NAME, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
 def test_the_sizes_in_the_table_are_measured(name):
     """larq counts the same operations."""
     sizes = zoo.info(name).sizes
@@ -115,10 +109,8 @@ def test_facts_of_a_trained_and_of_an_untrained_network():
 def test_info(capsys, tmp_path):
     main(["info", NAME])
     out = capsys.readouterr().out
-    for text in (
-        "depth 20, structure bireal", "mean 0.5, 0.5, 0.5", "classes          0, 1, 2",
-        "271,354 (269,850 trainable)", "98.89 %", zoo.info(NAME).weights.sha256, "recipe paper",
-    ):  # fmt: skip
+    sha256 = zoo.info(NAME).weights.sha256
+    for text in ("depth 20, structure bireal", "classes          0, 1, 2", "98.89 %", sha256):
         assert text in out
     save_weights(zoo.load(NAME, None, structure="normal"), tmp_path / "mine.safetensors")
     main(["info", str(tmp_path / "mine.safetensors")])

@@ -70,12 +70,12 @@ def load(
         build = functools.partial(weight_files.build_model, file) if file else config.build
         model = _adapted(build(**arguments), arguments)
     else:
+        _check_agreement(config, {**(entry.config.arguments if entry else {}), **arguments})
         if file:
             trained = weight_files.build_model(file)
             weight_files.load_weights(trained, file)
         else:
             trained = entry.pretrained()
-        _check_agreement(config, {**(entry.config.arguments if entry else {}), **arguments})
         model = _with_arguments(trained, config, arguments)
         irnet_tf.set_ede(model, _last_t(config))
     if class_names is not None:
@@ -144,6 +144,8 @@ def _read(path, entry: Entry | None = None) -> weight_files.WeightsFile:
 
 def _check_agreement(config: ModelConfig, arguments: Mapping) -> None:
     """Raises ValueError if arguments differ from those that the trained network was built with."""
+    if config.builder not in BUILDERS:
+        return  # building the network raises the error
     builder = BUILDERS[config.builder]
     check_arguments(config.builder, builder, arguments)
     defaults = {name: p.default for name, p in inspect.signature(builder).parameters.items()}
