@@ -226,7 +226,7 @@ def test_the_command_checks_a_folder(truncated, capsys):
     [
         (lambda f: shutil.rmtree(f / "test"), "one of `test` or `val`, found neither"),
         (lambda f: shutil.copytree(f / "test", f / "val"), "found both"),
-        (lambda f: shutil.rmtree(f / "test/dog"), "only in train: \\['dog'\\]"),
+        (lambda f: shutil.rmtree(f / "test/dog"), "lacks the classes \\['dog'\\]"),
         (lambda f: (f / "test/cow").mkdir(), "cow holds no image files \\(.jpg"),
         (lambda f: [shutil.rmtree(f / f"train/{c}") for c in ("cat", "dog")], "no class folders"),
         (lambda f: [shutil.rmtree(f / f"{s}/cat") for s in ("train", "test")], "one class, 'dog'"),

@@ -63,8 +63,7 @@ def scan(root: Path, validation_split: float | None, decode: bool = False):
         test = _class_files(root / tests[0], ignored)
         if set(train) != set(test):
             raise ValueError(
-                f"the classes in {root} differ: only in train: {sorted(set(train) - set(test))}; "
-                f"only in {tests[0]}: {sorted(set(test) - set(train))}"
+                f"train or {tests[0]} in {root} lacks the classes {sorted(set(train) ^ set(test))}"
             )
     if len(train) < 2:
         raise ValueError(f"{train_folder} holds one class, {next(iter(train))!r}; two are needed")
