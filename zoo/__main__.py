@@ -8,6 +8,8 @@ import functools
 import os
 import sys
 
+import zoo
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no start-up messages
 
 _COMMANDS = {
@@ -80,7 +82,6 @@ def _floats(text):
 
 
 def _list(options):
-    import zoo
     from zoo.facts import size_text
     from zoo.registry import suggestions
 
@@ -111,7 +112,6 @@ def _list(options):
 
 
 def _info(options):
-    import zoo
     from zoo.facts import config_facts, facts
     from zoo.loading import find_model_config
 
@@ -125,7 +125,6 @@ def _info(options):
 
 
 def _predict(options):
-    import zoo
     from zoo.runtime import Runner, predict_files
 
     if options.network.endswith((".xml", ".tflite")):
@@ -139,7 +138,6 @@ def _predict(options):
 def _verify(options):
     from irnet_tf import data, evaluation
     import tensorflow as tf
-    import zoo
     from zoo.loading import find_model_config
 
     equal = True
@@ -175,7 +173,6 @@ def _ship(options):
 
 
 def _sizes(options):
-    import zoo
     from zoo.facts import measure
     from zoo.registry import SIZES
 

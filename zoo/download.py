@@ -16,38 +16,28 @@ def fetch(file_name: str, sha256: str, size: int) -> Path:
     Searches the package, then the cache folder (environment variable `IRNET_TF_CACHE`, by default
     the platform's), then downloads `IRNET_TF_WEIGHTS_URL/file_name` into the cache folder.
 
-    Args:
-        file_name: Name of the file.
-        sha256: SHA-256 of the file, 64 hexadecimal digits.
-        size: Size of the file in bytes.
-
     Raises:
         ValueError: If the file has another size or SHA-256, or the address is not http(s).
         FileNotFoundError: If the file is in none of the three places.
         OSError: If the download fails.
     """
-    packaged = PACKAGE_FOLDER / file_name
-    if packaged.is_file():
-        return _checked(packaged, sha256)
     import pooch
 
     cache = Path(os.environ.get("IRNET_TF_CACHE") or pooch.os_cache("irnet_tf")).expanduser()
     url = os.environ.get("IRNET_TF_WEIGHTS_URL")
-    if url:
-        return _download(f"{url.rstrip('/')}/{quote(file_name)}", cache / file_name, sha256, size)
-    if (cache / file_name).is_file():
-        return _checked(cache / file_name, sha256)
-    raise FileNotFoundError(
-        f"{file_name} is neither in the package nor in the cache folder {cache}: set the "
-        "environment variable IRNET_TF_WEIGHTS_URL to the address of a folder that has it"
-    )
-
-
-def _checked(path, sha256):
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}: delete or reinstall it")
-    return path
+    for path in (PACKAGE_FOLDER / file_name, cache / file_name):
+        if path.is_file():
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if found == sha256:
+                return path
+            if not url:
+                raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}: delete it")
+    if not url:
+        raise FileNotFoundError(
+            f"{file_name} is neither in the package nor in the cache folder {cache}: set the "
+            "environment variable IRNET_TF_WEIGHTS_URL to the address of a folder that has it"
+        )
+    return _download(f"{url.rstrip('/')}/{quote(file_name)}", cache / file_name, sha256, size)
 
 
 def _download(url, path, sha256, size):

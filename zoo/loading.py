@@ -87,9 +87,6 @@ def load(
 def find_model_config(name_or_path: str | os.PathLike) -> ModelConfig:
     """The model config of a network of the zoo or of a weights file, without building it.
 
-    Args:
-        name_or_path: Name in `list_models()`, or path of a weights file.
-
     Raises:
         ValueError, OSError: As `load`.
     """

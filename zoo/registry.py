@@ -117,11 +117,7 @@ def list_models(pattern: str | None = None, pretrained: bool | None = None) -> l
 
 
 def info(name: str) -> Entry:
-    """The entry of a network.
-
-    Raises:
-        ValueError: If there is no such network; the message suggests similar names.
-    """
+    """The entry of a network. An unknown name is a ValueError that suggests similar ones."""
     if name not in _all():
         raise ValueError(f"unknown model {name!r}; {suggestions(name)}")
     return ENTRIES[name]
