@@ -82,8 +82,7 @@ def libra_pb(w, t=1.0, channel_axes: int | Sequence[int] = 1) -> tf.Tensor:
     """
     w = tf.convert_to_tensor(w)
     axes = _axes_within_channels(w.shape, channel_axes)
-    n = math.prod(w.shape[axis] for axis in axes)
-    w_std = _balance_and_standardise(_at_least_float32(w), axes, n)
+    w_std = _balance_and_standardise(_at_least_float32(w), axes)
     return tf.cast(_sign_times_scale(w_std, t, axes), w.dtype)
 
 
@@ -119,8 +118,9 @@ def _axes_within_channels(shape, channel_axes) -> list[int]:
     return axes
 
 
-def _balance_and_standardise(w: tf.Tensor, axes, n: int) -> tf.Tensor:
+def _balance_and_standardise(w: tf.Tensor, axes) -> tf.Tensor:
     """Equations 5 and 6 with their gradient in closed form, which halves the operations."""
+    n = math.prod(w.shape[axis] for axis in axes)
     ddof = n / max(n - 1, 1)
     eps = np.finfo(w.dtype.as_numpy_dtype).eps
 

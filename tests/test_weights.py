@@ -103,9 +103,8 @@ def path(tmp_path):
         (RESNET20, 268_336 / 8 + 688 + 4 * 4_100 + 8192),
         (functools.partial(RESNET20, structure="normal", activation_bits=32), 58_800),
         (models.vgg_small, 4_574_208 / 8 + 4 * 98_000 + 8192),
-        (functools.partial(RESNET20, weight_bits=32, activation_bits=32), 4 * 272_000 + 8192),
     ],
-    ids=["resnet20", "resnet20_1w32a", "vgg_small", "resnet20_fp"],
+    ids=["resnet20", "resnet20_1w32a", "vgg_small"],
 )
 def test_a_network_comes_back_bit_for_bit_from_a_small_file(build, max_bytes, path):
     model = randomise(build())
@@ -292,7 +291,8 @@ def test_all_but_the_classifier(trained, path):
     save_weights(trained, path)
     other = RESNET20(num_classes=7)
     before = values(other)
-    with pytest.raises(ValueError, match="skip_classifier=True"):
+    message = r"linear.kernel is float32 \(64, 10\) in the file, float32 \(64, 7\) in the model"
+    with pytest.raises(ValueError, match=f"{message}.* skip_classifier=True"):
         load_weights(other, path)
     assert same(values(other), before)
 
@@ -367,26 +367,6 @@ def test_files_of_other_kinds_are_rejected_and_not_executed(path, tmp_path):
         read(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (functools.partial(RESNET20, weight_bits=32), "1-bit in one only: check weight_bits"),
-        (
-            functools.partial(RESNET20, num_classes=3),
-            r"linear.kernel is float32 \(64, 10\) in the file, float32 \(64, 3\) in the model",
-        ),
-    ],
-)
-def test_another_network_is_rejected_and_left_as_it_was(trained, path, build, message):
-    save_weights(trained, path)
-    model = build()
-    before = values(model)
-    with pytest.raises(ValueError, match=message) as error:
-        load_weights(model, path)
-    assert str(path) in str(error.value)
-    assert same(values(model), before)
-
-
 def test_crafted_tensors_are_rejected_and_the_model_left_as_it_was(path):
     model = small()
     save_weights(model, path)
@@ -396,6 +376,10 @@ def test_crafted_tensors_are_rejected_and_the_model_left_as_it_was(path):
     unreachable[2, 0] = 7
     for change, message in [
         ({"dense.kernel_1bit": unreachable}, r"channels \[2\] \(1 in all\)"),
+        (
+            {"dense.kernel_1bit": None, "dense.kernel": np.zeros((9, 3), np.float32)},
+            "1-bit in one only: check weight_bits",
+        ),
         ({"bn.batch_norm": good["bn.batch_norm"].astype(np.float64)}, "bn.batch_norm is float64"),
         ({"bn.batch_norm": good["bn.batch_norm"][1:]}, r"bn.batch_norm is float32 \(3, 3\)"),
         ({"extra.kernel": np.zeros(2, np.float32)}, "extra.kernel .* missing in the model"),
@@ -406,7 +390,7 @@ def test_crafted_tensors_are_rejected_and_the_model_left_as_it_was(path):
         ({"latent_std": -std}, "no latent weights"),
     ]:
         tensors = {k: v for k, v in {**good, **change}.items() if v is not None}
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"{path}.* {message}"):
             load_weights(model, craft(path, tensors))
         assert same(values(model), before)
     load_weights(model, craft(path, good))

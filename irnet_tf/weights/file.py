@@ -49,7 +49,14 @@ def read(path: str | os.PathLike) -> WeightsFile:
         OSError: If the file cannot be read.
     """
     data = read_regular(path, MAX_BYTES)
-    _check_seal(path, data)
+    seal = _SEAL.match(data)
+    if not seal:
+        raise ValueError(f"{path} is not a 1-bit weights file of irnet_tf, or its start is damaged")
+    if hashlib.sha256(_with_digest(data, _UNSEALED)).hexdigest() != seal[1].decode():
+        raise ValueError(
+            f"{path} is damaged or incomplete (its SHA-256 is not the one in its header); download "
+            "or copy it again"
+        )
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         outer = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -109,20 +116,6 @@ def check_finite(tensors: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{name} has values that are not finite: training has diverged")
         if name.endswith(".batch_norm") and values.ndim and (values[-1:] < 0).any():
             raise ValueError(f"{name} has a negative moving variance")
-
-
-def _check_seal(path, data):
-    seal = _SEAL.match(data)
-    if not seal:
-        raise ValueError(
-            f"{path} is not a 1-bit weights file of irnet_tf, or its beginning is damaged; "
-            "download or copy it again"
-        )
-    if hashlib.sha256(_with_digest(data, _UNSEALED)).hexdigest() != seal[1].decode():
-        raise ValueError(
-            f"{path} is damaged or incomplete (its SHA-256 is not the one in its header); download "
-            "or copy it again"
-        )
 
 
 def _with_digest(data, digest):
