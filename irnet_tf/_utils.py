@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 import platform
 import re
-import stat
 import uuid
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp")
@@ -97,17 +96,11 @@ def read_regular(path: str | os.PathLike, max_bytes: int) -> bytes:
         ValueError: If it is not a regular file (a pipe or device may have no end) or is too large.
         OSError: If it cannot be read.
     """
-
-    def open_without_waiting(path, flags):  # opening a pipe would wait for a writer
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-    with open(path, "rb", opener=open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{os.fspath(path)!r} is not a regular file")
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a regular file")
+    with open(path, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise ValueError(
-            f"{os.fspath(path)!r} has {status.st_size} bytes; at most {max_bytes} are allowed"
-        )
+        raise ValueError(f"{str(path)!r} is too large; at most {max_bytes} bytes are allowed")
     return content

@@ -87,14 +87,13 @@ def _downloaded() -> Path:
     builder = tfds.builder("cifar10")
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    if not Path(builder.data_path).is_dir():
-        try:
-            builder.download_and_prepare()
-        except OSError as error:
-            raise ValueError(
-                f"CIFAR-10 cannot be downloaded ({type(error).__name__}); give --data_dir, a "
-                "folder with cifar10/VERSION of TensorFlow Datasets"
-            ) from error
+    try:
+        builder.download_and_prepare()  # returns at once if the folder exists
+    except OSError as error:
+        raise ValueError(
+            f"CIFAR-10 cannot be downloaded ({type(error).__name__}); give --data_dir, a folder "
+            "with cifar10/VERSION of TensorFlow Datasets"
+        ) from error
     return Path(builder.data_path)
 
 
