@@ -77,7 +77,7 @@ def load(
         else:
             trained = entry.pretrained()
         model = _with_arguments(trained, config, arguments)
-        irnet_tf.set_ede(model, _last_t(config))
+        irnet_tf.set_ede(model, _last_t(name_or_path, config))
     if class_names is not None:
         config = dataclasses.replace(get_model_config(model), classes=tuple(class_names))
         set_model_config(model, config)
@@ -209,12 +209,12 @@ def _adapted(model: tf.keras.Model, arguments: Mapping) -> tf.keras.Model:
     return set_model_config(model, dataclasses.replace(config, **changes))
 
 
-def _last_t(config: ModelConfig) -> float:
+def _last_t(source: str | os.PathLike, config: ModelConfig) -> float:
     """EDE's `t` at the end of the run, for further training."""
     end = "t_max" if (config.training or {}).get("ede", True) else "t_min"
     t = (config.recipe or {}).get(end, 10.0)
     if type(t) not in (int, float) or not 0 < t < 1e6:
-        raise ValueError(f"recipe.{end} must be between 0 and 1e6, got {t!r:.50}")
+        raise ValueError(f"{source}: recipe.{end} must be between 0 and 1e6, got {t!r:.50}")
     return float(t)
 
 
