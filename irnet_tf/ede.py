@@ -15,9 +15,6 @@ class EDESchedule:
     Attributes:
         t_min: Slope at the start of training, above 0; 1e-1 in the paper.
         t_max: Slope at the end, at least `t_min`; 1e1 in the paper.
-
-    Raises:
-        ValueError: If not `0 < t_min <= t_max`.
     """
 
     t_min: float = 1e-1
@@ -56,9 +53,6 @@ class EDECallback(tf.keras.callbacks.Callback):
     Args:
         epochs: Number of epochs of the whole run, above 0. None: the `epochs` of `fit`.
         schedule: Schedule of `t`. None: the paper's.
-
-    Raises:
-        ValueError: If `epochs` is not above 0.
     """
 
     def __init__(self, epochs: int | None = None, schedule: EDESchedule | None = None):

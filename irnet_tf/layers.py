@@ -116,11 +116,7 @@ class OptionAShortcut(tf.keras.layers.Layer):
 
 @register_keras_custom_object
 class Preprocess(tf.keras.layers.Layer):
-    """A network's preprocessing of images `[batch, height, width, 3]` with values 0 to 255.
-
-    Args:
-        size, mean, std, crop: Fields of `irnet_tf.preprocessing.Preprocessing`.
-    """
+    """`irnet_tf.preprocessing.Preprocessing` as a layer; its fields are the arguments."""
 
     def __init__(self, size, mean, std, crop=1.0, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})  # bfloat16 cannot hold 0 to 255

@@ -186,13 +186,9 @@ def classes_of(model: tf.keras.Model) -> tuple[str, ...] | int:
 
 
 def register_builder(name: str, function: Callable[..., tf.keras.Model]) -> None:
-    """Registers a builder, so that a weights file can name it.
+    """Registers a builder, so that a weights file can name it; another one of its name raises.
 
-    Weights files find layers by name. Layers without a name are numbered from zero each time a
-    builder is called.
-
-    Raises:
-        ValueError: If another builder has this name.
+    Weights files find layers by name. `ModelConfig.build` numbers layers without a name from zero.
     """
     if BUILDERS.setdefault(name, function) is not function:
         raise ValueError(f"there is a builder {name!r} already; choose another name")

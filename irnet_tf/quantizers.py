@@ -271,10 +271,7 @@ class BalancedSign(KernelQuantizer):
 @register_alias("ede_sign")
 @register_keras_custom_object
 class EDESign(_EDEQuantizer):
-    """The sign with EDE's gradient as a Larq quantizer, alias `"ede_sign"`; see `ede_sign`.
-
-    `t` and `metrics` are those of `LibraPB`.
-    """
+    """`ede_sign` as a Larq quantizer, alias `"ede_sign"`; `t` and `metrics` as in `LibraPB`."""
 
     def call(self, inputs):
         return super().call(ede_sign(inputs, self.t))
