@@ -32,7 +32,7 @@ def on_files(files, config):
     for name in API:
         page = f"# {name}\n\n::: {name}\n"
         if name == "irnet_tf.training":  # the function is hidden by the module of its name
-            page += "\n::: irnet_tf.training.train.train\n"
+            page += "\n## train\n\n::: irnet_tf.training.train.train\n"
         files.append(File.generated(config, f"api/{name}.md", content=page))
     files.append(File.generated(config, "curves.png", abs_src_path=str(ROOT / CURVES)))
 

@@ -1,6 +1,6 @@
 """Libra-PB and EDE's sign as pure functions and as Larq quantizers.
 
-The functions state the method. The classes add a variable `t`, serialization, an alias for Larq
+The functions implement the equations of the paper. The classes add a variable `t`, serialization, an alias for Larq
 layers and Larq's `flip_ratio` metric. `balanced_sign` is for ablations only.
 """
 
@@ -20,8 +20,8 @@ def ede_sign(x, t=1.0) -> tf.Tensor:
     r"""The sign of `x` with EDE's gradient (section 3.3, equations 11 to 13).
 
     Forward: `+1` where `x >= 0`, else `-1`. A bit has no zero, so `sign(0) = +1`.
-    Backward: `dy * k * t * (1 - tanh(t * x)**2)` with `k = max(1 / t, 1)`. With a small `t` the
-    estimator is close to the identity, with a large `t` close to the sign.
+    Backward: `dy * k * t * (1 - tanh(t * x)**2)` with `k = max(1 / t, 1)`, the derivative of
+    `k * tanh(t * x)`, which is close to `x` for a small `t` and to the sign for a large one.
 
     Args:
         x: Float tensor of any shape.
@@ -70,15 +70,15 @@ def libra_pb(w, t=1.0, channel_axes: int | Sequence[int] = 1) -> tf.Tensor:
         w: Float kernel such as `[height, width, in, out]` or `[in, out]`. Half precision is
             computed in float32.
         t: Slope of EDE's estimator, a positive scalar.
-        channel_axes: Axes of the output channels, or their number at the end: 1 for convolution
-            and dense kernels; 2 for depthwise kernels `[height, width, in, multiplier]`; `(2,)`
-            for transposed ones `[height, width, out, in]`.
+        channel_axes: Output channels: the last n axes, or a tuple of axes. 1 for convolution and
+            dense kernels; 2 for depthwise kernels `[height, width, in, multiplier]`; `(2,)` for
+            transposed ones `[height, width, out, in]`.
 
     Returns:
         Tensor of the shape and type of `w`, in each channel with elements `+2**s` and `-2**s`.
 
     Raises:
-        ValueError: If the shape of `w` is unknown, or has no such axes or no others.
+        ValueError: If the shape of `w` is unknown, lacks these axes, or has only these.
     """
     w = tf.convert_to_tensor(w)
     axes = _axes_within_channels(w.shape, channel_axes)

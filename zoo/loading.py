@@ -48,9 +48,9 @@ def load(
             instead of the output of `preprocess_input`.
         class_names: Names of the classes to fine-tune on, such as `irnet_tf.data.Data.class_names`.
             They set `num_classes` and are saved with the model.
-        **builder_arguments: Arguments of the builder. With trained weights they must agree with
-            the file, except for `num_classes` and `include_top` (all layers but the classifier get
-            their weights), `input_shape`, `input_tensor`, `classifier_activation` and `name`.
+        **builder_arguments: Arguments of the builder. With trained weights they must equal the
+            file's, except for `input_shape`, `input_tensor`, `classifier_activation`, `name`,
+            `num_classes` and `include_top`. The last two leave out the classifier's weights.
 
     Returns:
         A Keras model from `[batch, size, size, 3]` to logits `[batch, num_classes]` (probabilities

@@ -92,7 +92,7 @@ class Recipe:
         """A copy with changed values; None keeps a value.
 
         With `scale_lr_with_batch` the learning rate scales with the batch size, and
-        `warmup_start_lr` scales with the learning rate, unless they are given too.
+        `warmup_start_lr` scales with the learning rate. Given values of these two are kept.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         if self.scale_lr_with_batch and "batch_size" in changes:

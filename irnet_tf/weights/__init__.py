@@ -11,15 +11,16 @@ Tensors are named `LAYER.SUFFIX`, with the layer names of the model:
                         `fc.bias`), including kernels with another quantizer or none.
     latent_std          float32 [1-bit layers, sorted by name]: see below.
 
-The output of a binary network depends on its latent weights through their signs and s only. The
-file does not hold latent weights; `load_weights` computes new ones (`bits.latent_weights`).
-`latent_std` is the root mean square standard deviation of the layer's latent weights. The outputs
-do not depend on it, but gradients scale with its inverse, so training continues at the same pace.
+The output of a binary network depends on its latent weights only through the bits and s. The file
+does not hold latent weights; `load_weights` computes new ones (`bits.latent_weights`). `latent_std`
+is the root mean square, over output channels, of the standard deviation of the latent weights. The
+outputs do not depend on it, but gradients scale with its inverse; it keeps their size for further
+training.
 
 The metadata of the header has one entry, `irnet_tf`, a JSON object with `sha256`,
 `format_version` and, if the model has one, `model_config`. `sha256` is the first key. It is the
 digest of the whole file with these 64 digits replaced by zeros, so every changed byte is found.
-Files are deterministic. Reading a file executes nothing.
+Equal weights give byte-identical files. Files contain no executable code.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def save_weights(model: tf.keras.Model, path: str | os.PathLike) -> None:
 def build_model(weights_file: WeightsFile, **overrides) -> tf.keras.Model:
     """Builds the network of a weights file with random weights.
 
-    The file may come from anywhere: a network much larger than the file's tensors is not built.
+    It is safe for files of unknown origin: a network much larger than the file's tensors is not built.
 
     Args:
         weights_file: File as returned by `read`.
