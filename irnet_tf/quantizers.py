@@ -1,7 +1,7 @@
 """Libra-PB and EDE's sign as pure functions and as Larq quantizers.
 
-The functions implement the equations of the paper. The classes add a variable `t`, serialization, an alias for Larq
-layers and Larq's `flip_ratio` metric. `balanced_sign` is for ablations only.
+The functions implement the paper's equations. The classes add a variable `t`, serialization, an
+alias for Larq layers and Larq's `flip_ratio` metric. `balanced_sign` is for ablations only.
 """
 
 from __future__ import annotations

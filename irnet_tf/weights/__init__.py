@@ -78,7 +78,7 @@ def save_weights(model: tf.keras.Model, path: str | os.PathLike) -> None:
 def build_model(weights_file: WeightsFile, **overrides) -> tf.keras.Model:
     """Builds the network of a weights file with random weights.
 
-    It is safe for files of unknown origin: a network much larger than the file's tensors is not built.
+    It rejects a network that is much larger than the file's tensors, before it is built.
 
     Args:
         weights_file: File as returned by `read`.
