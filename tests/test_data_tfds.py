@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import struct
-import sys
 
 from irnet_tf import data
 import numpy as np
@@ -146,10 +145,3 @@ def test_a_wrong_count_is_rejected(copy, name):
         path.write_text(json.dumps(info))
         with pytest.raises(ValueError, match="copy it again, or prepare it again"):
             data.load(name, str(copy))
-
-
-def test_progress_bars_are_drawn_in_terminals_only(whole, capsys, monkeypatch):
-    for terminal in (False, True):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
-        data.load("imagenet2012", whole)
-        assert ("\rindexing" in capsys.readouterr().err) is terminal

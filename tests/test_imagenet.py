@@ -263,19 +263,3 @@ def test_the_newest_prepared_version_is_opened(tmp_path):
     newest = next((tmp_path / "imagenet2012").iterdir())
     newest.rename(newest.with_name("5.0.0"))
     assert data.load("imagenet2012", str(tmp_path)).train.num_examples == 4
-
-
-def test_images_are_read_in_parallel_under_op_determinism(imagenet, monkeypatch):
-    """TensorFlow runs a pipeline serially if one of its functions is stateful."""
-    from irnet_tf.data import pipeline
-    from tensorflow.python.data.experimental.ops import testing
-    from tensorflow.python.framework import config
-
-    examples_of = pipeline._examples
-    expected = testing.assert_next(["ParallelInterleaveV4", "MapAndBatch"])
-    monkeypatch.setattr(pipeline, "_examples", lambda s, x: examples_of(s, x.apply(expected)))
-    tf.config.experimental.enable_op_determinism()
-    try:
-        assert len(training(imagenet.train)) == 6 and len(evaluation(imagenet.test)) == 3
-    finally:
-        config.disable_op_determinism()
