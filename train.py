@@ -1,6 +1,6 @@
 """Train or evaluate a network of the zoo.
 
-    python train.py                                   # digits, embedded, minutes
+    python train.py                                   # scikit-learn's digits, minutes
     python train.py --model=cifar10/resnet20_bireal_1w1a --data_dir=D --output_dir=O
     python train.py --weights=pretrained --model=cifar10/resnet20_bireal_1w1a --data_dir=MY_IMAGES
     python train.py --mode=evaluate --output_dir=O

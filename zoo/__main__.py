@@ -62,8 +62,12 @@ def _parser():
     )
     flag("--weights", default="pretrained", help="weights file, 'pretrained', or 'none' (random)")
     flag("--uint8_input", action="store_true", help="take pixels and normalise them in the file")
-    flag("--mean", type=_floats, help="mean per channel of images in 0 to 1, if not in the network")
-    flag("--std", type=_floats, help="standard deviation per channel, if not in the network")
+    flag(
+        "--mean",
+        type=_floats,
+        help="R,G,B of pixels in 0 to 1, if the network has no preprocessing",
+    )
+    flag("--std", type=_floats, help="R,G,B, with --mean")
     flag("--validation_split", type=float, help="as in train.py, for data without test images")
     flag("--data_dir", help="folder of test images to compare on; default: digits or noise")
     flag("--images", type=_positive, default=64, help="number of images to compare on (64)")

@@ -102,8 +102,8 @@ def _pretrained(network: str) -> tf.keras.Model:
             model = factory(weights="imagenet", **arguments).build()
     except Exception as error:
         raise OSError(
-            f"larq-zoo's weights of 'larq_zoo/{network}' cannot be downloaded from "
-            f"github.com/larq/zoo: {error}. They need internet; weights=None gives random ones"
+            f"larq-zoo's weights of 'larq_zoo/{network}' cannot be loaded: {error}. Their download "
+            "from github.com/larq/zoo needs internet; weights=None gives random ones"
         ) from error
     return _with_config(model, network, arguments, f"larq-zoo {version('larq-zoo')}")
 

@@ -57,8 +57,8 @@ GROUPS = {
         "scale_lr_with_batch": (bool, None, "scale the learning rate with --batch_size"),
         "t_min": (float, None, "EDE's t at the start"),
         "t_max": (float, None, "EDE's t at the end"),
-        "mixed_precision": (("none", *PRECISIONS[1:]), None, "Keras policy; none, the "
-                            "default of evaluation, is float32"),
+        "mixed_precision": (("none", *PRECISIONS[1:]), None, "Keras policy, or none "
+                            "(float32); default: the recipe's (train), none (evaluate)"),
     },
     "network": {
         "weight_bits": (int, None, "1 or 32"),
