@@ -155,7 +155,7 @@ def test_weights_without_internet(monkeypatch):
         raise Exception(f"URL fetch failure on {origin}: None -- Name or service not known")
 
     monkeypatch.setattr(tf.keras.utils, "get_file", fail)
-    with pytest.raises(OSError, match="'larq_zoo/BiRealNet' cannot be loaded.*need internet"):
+    with pytest.raises(OSError, match="'larq_zoo/BiRealNet' cannot be loaded.*needs internet"):
         zoo.load("larq_zoo/BiRealNet")
 
 
