@@ -100,14 +100,15 @@ def run_train(*flags, env=None, check=True, **kwargs):
     return process
 
 
-def start_train(*flags, env=None):
-    """`python train.py FLAGS` in the background, its output to be read from `.stdout`."""
+def start_python(*arguments, env=None):
+    """Python in the background, its output to be read from `.stdout`."""
     return subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "train.py"), *map(str, flags)],
+        [sys.executable, "-u", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "TQDM_MININTERVAL": "0", **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "TQDM_MININTERVAL": "0", **(env or {})},
     )
 
 

@@ -12,7 +12,7 @@ from irnet_tf import evaluation
 from irnet_tf.data import Data
 from irnet_tf.data.dataset import in_memory
 from irnet_tf.model_config import ModelConfig, set_model_config
-from irnet_tf.preprocessing import Preprocessing
+from irnet_tf.preprocessing import DIGITS, Preprocessing
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -192,3 +192,5 @@ def test_a_network_for_other_classes_is_rejected(random_case, tmp_path):
     set_model_config(model, ModelConfig("x", {}))
     with pytest.raises(ValueError, match="preprocessing is unknown"):
         evaluation.report(model, data, tmp_path)
+    with pytest.raises(ValueError, match="input has shape .* gives size 32"):
+        evaluation.evaluate(model, data, preprocessing=DIGITS)

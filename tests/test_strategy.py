@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 from irnet_tf.training import make_strategy
@@ -14,31 +12,45 @@ from irnet_tf.training.distribute import _slurm
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, assert_same_run, result_of, wait_for
+from tests.conftest import assert_same_run, result_of, start_python, wait_for
 from tests.tiny import start_tiny
 
 # ---- which strategy ----------------------------------------------------------------------------
 
-TWO = {"worker": ["a:1", "b:1"]}
-FIRST = {"type": "worker", "index": 0}
+TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
 
 
-@pytest.mark.parametrize(
-    ("name", "config", "message"),
-    [
-        ("ring", None, "strategy must be one of 'auto', 'default', 'mirrored', 'multiworker'"),
-        ("multiworker", None, "needs a cluster of several workers: set TF_CONFIG"),
-        ("multiworker", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
-         "needs a cluster of several workers"),
-        ("default", {"cluster": TWO, "task": {"type": "worker", "index": 0}},
-         "strategy 'default' trains on one machine: use 'multiworker'"),
-    ],
-)  # fmt: skip
-def test_a_strategy_that_does_not_match_the_cluster_is_rejected(monkeypatch, name, config, message):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    if config is not None:
-        text = config if isinstance(config, str) else json.dumps(config)
-        monkeypatch.setenv("TF_CONFIG", text)
+CLUSTERS = [
+    ("auto", {"TF_CONFIG": text}, "TF_CONFIG is .*expected for example")
+    for text in (
+        "{cluster}", "[1, 2]", "1e400", "null", "[" * 5000,
+        '{"cluster": {"worker": 3}}',
+        '{"cluster": {"worker": ["nohost", "b:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:99999"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": ["worker"], "index": 0}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}}',
+        '{"cluster": {"worker": ["a:1", "b:1"], "ps": ["c:1"]}, '
+        '"task": {"type": "ps", "index": 0}}',
+    )
+] + [
+    ("ring", {}, "strategy must be one of 'auto', 'default', 'mirrored', 'multiworker'"),
+    ("multiworker", {}, "needs a cluster of several workers: set TF_CONFIG"),
+    ("multiworker", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "needs a cluster"),
+    ("default", {"TF_CONFIG": TWO}, "strategy 'default' trains on one machine: use 'multiworker'"),
+    ("auto", {"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_TASKS_PER_NODE"),
+    ("auto", {"SLURM_STEP_NUM_TASKS": "two"}, "do not describe a cluster"),
+    ("auto", {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n[", "SLURM_PROCID": "0",
+      "SLURM_STEP_TASKS_PER_NODE": "x"}, "do not describe a cluster"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "environment", "message"), CLUSTERS)
+def test_a_strategy_that_does_not_match_the_cluster_is_rejected(
+    monkeypatch, name, environment, message
+):
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=message):
         make_strategy(name)
 
@@ -121,15 +133,10 @@ def ten_steps(folder, environments, *flags):
 
     Checks that t and the number of steps, which the learning rate follows, are right on all.
     """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.worker", f"--output_dir={folder / 'run'}",
-             f"--dump={folder / str(i)}.npz", *flags],
-            cwd=ROOT, env={**os.environ, **environment}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for i, environment in enumerate(environments)
-    ]  # fmt: skip
+    processes = []
+    for i, environment in enumerate(environments):
+        paths = [f"--output_dir={folder / 'run'}", f"--dump={folder / str(i)}.npz"]
+        processes.append(start_python("-m", "tests.worker", *paths, *flags, env=environment))
     finish(processes)
     dumps = [dict(np.load(folder / f"{i}.npz")) for i in range(len(environments))]
     for values in dumps:

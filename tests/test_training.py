@@ -2,13 +2,12 @@
 
 import random
 
-import irnet_tf
-from irnet_tf import evaluation, training
+from irnet_tf import training
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tiny import RECIPE, tiny_data, tiny_network, tiny_train
+from tests.tiny import RECIPE, tiny_network, tiny_train
 
 # ---- recipes -----------------------------------------------------------------------------------
 
@@ -163,10 +162,3 @@ def test_seeds_precision_and_determinism_are_given_back():
     assert inside not in expected
     with pytest.raises(ValueError, match="mixed_float8"), training.global_state(3, "mixed_float8"):
         pass
-
-
-def test_the_preprocessing_must_fit_the_network():
-    with pytest.raises(ValueError, match="input has shape .* gives size 32"):
-        evaluation.evaluate(
-            tiny_network(), tiny_data(), preprocessing=irnet_tf.preprocessing.DIGITS
-        )

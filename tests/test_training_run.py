@@ -143,13 +143,6 @@ def test_a_config_that_is_not_of_a_run_is_named(tmp_path, text):
         RunDir(tmp_path).read_config()
 
 
-def test_a_path_through_a_file_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OSError, match="file"):
-            tiny_train(path)
-
-
 def test_one_process_per_folder(tmp_path):
     process = start_tiny(tmp_path, "epochs=2", "pause=60")
     wait_for(process, "images  ")

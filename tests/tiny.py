@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 
@@ -16,7 +14,7 @@ import larq as lq
 import numpy as np
 import tensorflow as tf
 
-from tests.conftest import ROOT
+from tests.conftest import start_python
 
 RECIPE = Recipe("digits", epochs=2, batch_size=8, learning_rate=0.05, augmentation="shift")
 PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)
@@ -119,14 +117,7 @@ def main():
 
 def start_tiny(folder, *changes, env=None):
     """That, in the background, its output to be read from `.stdout`."""
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "tests.tiny", str(folder), *changes],
-        cwd=ROOT,
-        env={**os.environ, "TQDM_MININTERVAL": "0", **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return start_python("-m", "tests.tiny", folder, *changes, env=env)
 
 
 if __name__ == "__main__":
