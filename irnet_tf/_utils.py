@@ -96,11 +96,10 @@ def read_regular(path: str | os.PathLike, max_bytes: int) -> bytes:
         ValueError: If it is not a regular file (a pipe or device may have no end) or is too large.
         OSError: If it cannot be read.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{str(path)!r} is not a regular file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{os.fspath(path)!r} is not a regular file")
     with open(path, "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise ValueError(f"{str(path)!r} is too large; at most {max_bytes} bytes are allowed")
+        raise ValueError(f"{os.fspath(path)!r} is too large; at most {max_bytes} bytes are allowed")
     return content

@@ -42,13 +42,13 @@ def preprocessing_of(model: tf.keras.Model, given: Preprocessing | None = None) 
     if given is None:
         check_takes_normalised_images(model)
     config = get_model_config(model)
-    preprocessing = given or (config and config.preprocessing)
+    preprocessing, shape = given or (config and config.preprocessing), model.input_shape[1:]
     if not preprocessing:
         raise ValueError(
-            "the network's preprocessing is unknown; give preprocessing, an "
+            f"the network with input shape {shape} has no preprocessing; give preprocessing, an "
             "irnet_tf.preprocessing.Preprocessing"
         )
-    shape, size = model.input_shape[1:], preprocessing.size
+    size = preprocessing.size
     if len(shape) != 3 or shape[2] != 3 or not set(shape[:2]) <= {None, size}:
         raise ValueError(
             f"the network's input has shape {shape}, but its preprocessing gives size {size}; "

@@ -25,7 +25,7 @@ gc.set_threshold(20_000, 10, 10)
 ROOT = Path(__file__).parents[1]
 
 
-_LONG = ("resnet34", "resnet18_normal_1w1a", "imagenet_resnet18_1w32a")
+_LONG = ("resnet34", "resnet18")
 
 
 def pytest_collection_modifyitems(items):

@@ -190,7 +190,7 @@ def test_a_network_for_other_classes_is_rejected(random_case, tmp_path):
     with pytest.raises(ValueError, match="classes g, f, e, d, c and 2 more, things has a, b, c"):
         evaluation.report(model, data, tmp_path)
     set_model_config(model, ModelConfig("x", {}))
-    with pytest.raises(ValueError, match="preprocessing is unknown"):
+    with pytest.raises(ValueError, match="has no preprocessing"):
         evaluation.report(model, data, tmp_path)
     with pytest.raises(ValueError, match="input has shape .* gives size 32"):
         evaluation.evaluate(model, data, preprocessing=DIGITS)

@@ -186,6 +186,7 @@ def test_1_bit_weights_with_float_inputs_are_bits_in_the_file(
         np.testing.assert_allclose(outputs(exported, images), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_trained_digits_network_agrees_on_every_test_image():
     model = zoo.load("digits/resnet20_bireal_1w1a", weights="pretrained")
     digits = data.load("digits")

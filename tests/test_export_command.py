@@ -26,6 +26,7 @@ def reports(output):
     return json.loads((output.parent / "report.json").read_text()), text
 
 
+@pytest.mark.slow
 def test_for_larq_compute_engine(tmp_path, capsys):
     pytest.importorskip("larq_compute_engine")
     model = randomise_batch_norm(cifar_resnet(20, num_classes=5))

@@ -18,8 +18,6 @@ from tests.tiny import start_tiny
 # ---- which strategy ----------------------------------------------------------------------------
 
 TWO = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}'
-
-
 CLUSTERS = [
     ("auto", {"TF_CONFIG": text}, "TF_CONFIG is .*expected for example")
     for text in (
@@ -36,7 +34,6 @@ CLUSTERS = [
 ] + [
     ("ring", {}, "strategy must be one of 'auto', 'default', 'mirrored', 'multiworker'"),
     ("multiworker", {}, "needs a cluster of several workers: set TF_CONFIG"),
-    ("multiworker", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "needs a cluster"),
     ("default", {"TF_CONFIG": TWO}, "strategy 'default' trains on one machine: use 'multiworker'"),
     ("auto", {"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_TASKS_PER_NODE"),
     ("auto", {"SLURM_STEP_NUM_TASKS": "two"}, "do not describe a cluster"),

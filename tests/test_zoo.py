@@ -99,6 +99,7 @@ def test_another_classifier_gets_all_other_weights(rng):
     np.testing.assert_array_equal(features(behind)(-x), expected)
 
 
+@pytest.mark.slow
 def test_t_of_trained_networks_is_that_at_the_end_of_the_run(tmp_path):
     def t(model):
         layer = model.get_layer("layer1.0.conv1")

@@ -188,6 +188,7 @@ def test_bad_flags(arguments, capsys):
     assert error.value.code == 2 and "error: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_verify(capsys, monkeypatch):
     line = f"{NAME}: 98.89% of 360 images of digits (scikit-learn), as stated\n"
     main(["verify", NAME])

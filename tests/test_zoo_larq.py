@@ -44,6 +44,7 @@ def test_all_of_larq_zoos_networks_are_there():
     assert zoo.info("larq_zoo/BiRealNet").paper == (0.5747, 0.7984)
 
 
+@pytest.mark.slow
 def test_a_file_alone_rebuilds_them(tmp_path, x):
     model = randomise_batch_norm(zoo.load("larq_zoo/BiRealNet", None, **SMALL, **IR_NET))
     convolutions = [k for k in model.layers if isinstance(k, lq.layers.QuantConv2D)]

@@ -95,6 +95,7 @@ def test_in_a_pipeline(digits):
     np.testing.assert_array_equal(next(iter(found)), zoo.preprocess_input(images, NAME))
 
 
+@pytest.mark.slow
 def test_a_model_with_its_preprocessing_takes_images_of_any_size(model, digits, tmp_path):
     images, labels = digits
     raw = zoo.load(NAME, include_preprocessing=True)
