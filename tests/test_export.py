@@ -4,6 +4,7 @@ import functools
 
 from irnet_tf import data, export
 from irnet_tf.export import openvino as openvino_export
+from irnet_tf.export.openvino import core
 from irnet_tf.model_config import ModelConfig, set_model_config
 from irnet_tf.models import cifar_resnet, resnet, vgg_small
 from irnet_tf.preprocessing import CIFAR10, DIGITS
@@ -128,7 +129,7 @@ def outputs(file, images, **settings):
     if isinstance(file, bytes):
         return Interpreter(file).predict(images)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, **settings}
-    compiled = ov.Core().compile_model(file, "CPU", settings)
+    compiled = core().compile_model(file, "CPU", settings)
     return np.concatenate([compiled(image[None])[0] for image in images])
 
 
@@ -143,7 +144,7 @@ def assert_weights_are_bits(size, model):
 def written(model, folder):
     """The OpenVINO model, written and read again, and the size of its weights in the file."""
     openvino_export.save(model, folder / "net.xml")
-    return ov.Core().read_model(folder / "net.xml"), (folder / "net.bin").stat().st_size
+    return core().read_model(folder / "net.xml"), (folder / "net.bin").stat().st_size
 
 
 @pytest.mark.parametrize("builder, arguments, operators", ONE_BIT)

@@ -8,6 +8,7 @@ import sys
 
 from irnet_tf import export
 from irnet_tf.export import openvino as openvino_export
+from irnet_tf.export.openvino import core
 from irnet_tf.models import cifar_resnet, resnet
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_a_model_can_be_reshaped_to_other_batch_sizes(form, batches):
     expected = outputs(made, images)
     for batch in batches:
         made.reshape([batch, 16, 16, 3])
-        compiled = ov.Core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core().compile_model(made, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         np.testing.assert_allclose(compiled(images)[0], expected, atol=1e-4)
 
 

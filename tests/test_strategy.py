@@ -299,8 +299,8 @@ def test_printed_metrics_are_those_of_all_workers(tmp_path):
     assert "batch norm uses 4 images per replica" in outputs[0]
 
 
-def test_a_worker_prints_that_it_waits_and_can_be_interrupted(tmp_path):
-    process = start_tiny(tmp_path, env=tf_config(2)[1])
+def test_a_worker_prints_that_it_waits_and_can_be_interrupted():
+    process = start_python("train.py", env=tf_config(2)[1])
     wait_for(process, "worker 0 waits for all of the cluster")
     time.sleep(3)
     process.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ Compute Engine, which imports TensorFlow.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -126,10 +127,17 @@ def likeliest(probabilities: np.ndarray, classes, top) -> list[list[tuple[str, f
     return [[(classes[i], float(row[i])) for i in best] for row, best in zip(probabilities, order)]
 
 
+@functools.cache  # of several, one that ends can free the stack of signal handlers
+def _core():
+    import openvino
+
+    return openvino.Core()
+
+
 def _load_openvino(path, threads):
     sys.modules.setdefault("openvino_telemetry", None)  # no usage statistics are sent
     try:
-        import openvino
+        core = _core()
     except ImportError as error:
         raise ImportError(f"{path} needs openvino: pip install openvino") from error
     try:
@@ -142,7 +150,6 @@ def _load_openvino(path, threads):
         raise ValueError(
             f"{binary} has not the SHA-256 {facts.get('bin_sha256')}: damaged, or another export's"
         )
-    core = openvino.Core()
     try:
         model = core.read_model(path)
     except RuntimeError as error:

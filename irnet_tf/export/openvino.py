@@ -7,6 +7,7 @@ and +1. Which one is faster depends on the processor. Both store one bit per bin
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import json
 import os
@@ -90,7 +91,7 @@ def save(model, path) -> None:
             digest = hashlib.sha256(made.with_suffix(".bin").read_bytes()).hexdigest()
             model.set_rt_info(json.dumps({**_facts(model), "bin_sha256": digest}), ["irnet_tf"])
             openvino.save_model(model, made, compress_to_fp16=False)
-            openvino.Core().read_model(made)  # save_model does not report a full disk
+            core().read_model(made)  # save_model does not report a full disk
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise OSError(f"{str(path)!r} cannot be written: {reason}") from error
@@ -169,10 +170,16 @@ def _ordered(layer) -> bool:
     return not isinstance(layer, reordered) and all(map(_ordered, parents))
 
 
-def compiled_model(model, threads: int = 1):
-    """Compiles a model for this machine's processor, in float32."""
+@functools.cache  # of several, one that ends can free the stack of signal handlers
+def core():
+    """Returns OpenVINO's runtime."""
     import openvino
 
+    return openvino.Core()
+
+
+def compiled_model(model, threads: int = 1):
+    """Compiles a model for this machine's processor, in float32."""
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on processors that have it
         "INFERENCE_NUM_THREADS": threads,
@@ -180,7 +187,7 @@ def compiled_model(model, threads: int = 1):
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", settings)
 
 
 class Device:

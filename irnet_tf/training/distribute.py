@@ -8,9 +8,7 @@ import json
 import os
 from pathlib import Path
 import re
-import signal
 import sys
-import threading
 
 from irnet_tf._compat import SlurmResolver
 from irnet_tf._utils import check_choice, write_atomically
@@ -77,27 +75,13 @@ def _join(resolver) -> tf.distribute.Strategy:
     nccl = "NCCL" if tf.config.list_physical_devices("GPU") else "AUTO"
     options = tf.distribute.experimental.CommunicationOptions(implementation=nccl)
     try:
-        with _default_interrupt():
-            return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except (tf.errors.OpError, RuntimeError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"could not join the cluster {workers} ({reason}); start this program on every host, "
             "with addresses that the hosts can reach"
         ) from error
-
-
-@contextlib.contextmanager
-def _default_interrupt():
-    """Lets Ctrl-C end the process: Python's own handler does not run while C++ waits."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _cluster():
