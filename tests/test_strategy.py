@@ -52,11 +52,6 @@ def test_a_strategy_that_does_not_match_the_cluster_is_rejected(
         make_strategy(name)
 
 
-def test_without_a_cluster_one_device_needs_no_strategy(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert make_strategy("auto").num_replicas_in_sync == 1
-
-
 @pytest.mark.parametrize(
     ("nodes", "node", "local", "task"),
     [("n[9-10]", "n9", 0, 1), ("n[9-10]", "n10", 0, 0),
