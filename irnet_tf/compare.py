@@ -65,8 +65,6 @@ class Group:
         seconds = [sum(row["seconds"] for row in run.rows) for run in runs]
         return {  # the most important first: a table that is too wide loses its last columns
             "run": ", ".join(run.name for run in runs),
-            "network": runs[0].network,
-            "data": runs[0].data,
             "changed": self.changed,
             "seeds": ", ".join("?" if run.seed is None else str(run.seed) for run in runs),
             "epochs": epochs,
@@ -74,6 +72,8 @@ class Group:
             "best %": _mean([100 * row["test_accuracy"] for row in best]),
             "shipped %": _mean([100 * run.shipped for run in runs if run.shipped is not None]),
             "best epoch": _span([row["epoch"] for row in best]),
+            "network": runs[0].network,
+            "data": runs[0].data,
             "train %": _mean([100 * row["train_accuracy"] for row in last]),
             "last loss": _mean([row["test_loss"] for row in last], 3),
             "images/s": f"{statistics.median(speeds):.0f}",
@@ -160,7 +160,7 @@ def _changes(run, others) -> str:
 def as_markdown(groups: Sequence[Group]) -> str:
     """The table as Markdown of at most 120 columns; settings that all share are above it."""
     rows = [group.row() for group in groups]
-    shared = ("network", "data", "epochs") if len(groups) > 1 else ("network", "data")
+    shared = ("network", "data", "seeds", "epochs") if len(groups) > 1 else ("network", "data")
     shared = [name for name in shared if len({row[name] for row in rows}) == 1]
     caption = "; ".join(f"{name}: {rows[0][name]}" for name in shared if rows[0][name])
     names = [name for name in rows[0] if name not in shared and any(row[name] for row in rows)]
@@ -180,9 +180,12 @@ def draw(groups: Sequence[Group], path, title: str = "") -> list[Path]:
     figure = plotting.new(11, 4.6 + 0.22 * len(groups))
     figure.suptitle(title)
     accuracy, loss = figure.subplots(1, 2)
-    for i, group in enumerate(groups):
-        row, seeds = group.row(), len(group.runs)
-        label = ", ".join(filter(None, (row["network"], row["changed"]))) or row["run"]
+    rows = [group.row() for group in groups]
+    labels = [", ".join(filter(None, (row["network"], row["changed"]))) for row in rows]
+    for i, (group, row, label) in enumerate(zip(groups, rows, labels)):
+        seeds = len(group.runs)
+        if not label or labels.count(label) > 1:
+            label = f"{label} {row['run']}".strip()
         label = textwrap.fill(f"{label} ({seeds} seed{'s' if seeds > 1 else ''})", 100)
         for axes, column, factor in ((accuracy, "test_accuracy", 100), (loss, "train_loss", 1)):
             series = [[factor * row[column] for row in run.rows] for run in group.runs]

@@ -184,7 +184,7 @@ def test_a_run_folder_has_its_latent_weights(tmp_path, networks):
     np.testing.assert_array_equal(model.get_weights()[0], kernel.astype(np.float32))
     assert latent
     (tmp_path / "best.safetensors").unlink()
-    with pytest.raises(ValueError, match="give a run folder"):
+    with pytest.raises(ValueError, match="no epoch has ended"):
         command.load(str(tmp_path))
 
 

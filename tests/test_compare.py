@@ -62,7 +62,7 @@ def test_the_table_begins_with_the_run_and_has_120_columns_and_no_hash(tmp_path,
         write_run(tmp_path / f"run{i}", [0.5], initialized_from=f"{i}" * 64, **settings)
     compare.report(compare.find_runs([tmp_path]))
     caption, _, *lines = capsys.readouterr().out.splitlines()
-    assert caption == "network: digits/a; data: some images; epochs: 1"
+    assert caption == "network: digits/a; data: some images; seeds: 0; epochs: 1"
     assert max(map(len, lines)) <= 120
     assert lines[0].startswith("| run  | changed") and lines[2].startswith("| run0 | setting_0=0")
     assert "0" * 32 not in "".join(lines) and "digits/a" not in "".join(lines)

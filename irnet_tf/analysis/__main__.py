@@ -28,7 +28,7 @@ def load(network: str) -> tuple[tf.keras.Model, bool]:
         return load_by_name(network), False
     files = [path / "final.safetensors", path / "best.safetensors"]
     if not (files := [file for file in files if file.exists()]):
-        raise ValueError(f"{path} has no final.safetensors or best.safetensors; give a run folder")
+        raise ValueError(f"{path} holds no final.safetensors: no run, or no epoch has ended")
     model = load_by_name(str(files[0]))
     checkpoint = tf.train.latest_checkpoint(path / "checkpoints")
     if checkpoint:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import json
+import logging
 import os
 from pathlib import Path
 import re
@@ -87,6 +88,9 @@ def _downloaded() -> Path:
     builder = tfds.builder("cifar10")
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
+    if not Path(builder.data_path).is_dir():
+        print("downloading CIFAR-10; --data_dir names a folder that holds it", file=sys.stderr)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each retry
     try:
         builder.download_and_prepare()  # returns at once if the folder exists
     except OSError as error:

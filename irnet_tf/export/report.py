@@ -150,9 +150,9 @@ def report_text(report: dict) -> str:
         lines.append(f"  accuracy: file {file:.2%}, network {network:.2%}")
     if result["traced_images"]:
         why = (
-            f"{result['traced_images']} images differ by more than {TOLERANCE:g}, because a sign "
+            f"{result['traced_images']} of them differ by more than {TOLERANCE:g}, because a sign "
             f"turns the rounding error of an activation near zero into another bit. Run one at a "
-            f"time, {result['flipped_bits']} of their bits differ; the activations are at most "
+            f"time, they differ in {result['flipped_bits']} bit(s); the activations are at most "
             f"{result['largest_flipped']:.1e} of the largest in their layer. With the file's bits, "
             f"the network's logits differ by at most {result['largest_difference_given_bits']:.1e}."
         )

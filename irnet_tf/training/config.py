@@ -76,12 +76,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
 
 
-def recipe_of(identity: dict) -> Recipe:
-    """The recipe in a run's identity."""
-    lists = {k: tuple(v) for k, v in identity["recipe"].items() if isinstance(v, list)}
-    return Recipe(**{**identity["recipe"], **lists})
-
-
 def add_run(model: tf.keras.Model, identity: dict, preprocessing: Preprocessing) -> None:
     """Stores the run in the model config, if there is one; `RunLogger` adds its results."""
     if config := get_model_config(model):
@@ -103,25 +97,26 @@ def add_run(model: tf.keras.Model, identity: dict, preprocessing: Preprocessing)
 def summary(model: tf.keras.Model, config: dict) -> str:
     """A run in a few lines, for the terminal, from its model and the content of config.json."""
     identity, replicas = config["identity"], config["machine"]["replicas"]
-    data, recipe, arguments = identity["data"], recipe_of(identity), identity["arguments"]
+    data, recipe, arguments = (identity[name] for name in ("data", "recipe", "arguments"))
     bits = [f"{arguments.get(f'{what}_bits', 1)}-bit {what}s" for what in ("weight", "activation")]
-    parameters = sum(int(tf.size(v)) for v in model.trainable_variables)
+    trainable = sum(int(tf.size(v)) for v in model.trainable_variables)
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    precision = recipe.mixed_precision or tf.keras.backend.floatx()
+    precision = recipe["mixed_precision"] or tf.keras.backend.floatx()
     source = identity["initialized_from"]
     source = f"from {source[:14]}" if source else f"random, seed {identity['seed']}"
     text = f"""\
-network  {identity["network"]}: {", ".join(bits)}, {parameters:,} trainable parameters
+network  {identity["network"]}: {", ".join(bits)}, {model.count_params():,} parameters, \
+{trainable:,} trainable
 data     {data["name"]}: {data["train_images"]} training images, {data["test_images"]} test \
 images, {len(data["classes"])} classes
 images   {Preprocessing.from_dict(identity["preprocessing"])}
-recipe   {recipe.epochs} epoch{"s" * (recipe.epochs > 1)}, batch {recipe.batch_size}, \
-learning rate {recipe.learning_rate:g} ({recipe.lr_schedule}), \
-weight decay {recipe.weight_decay:g}, \
-t {recipe.t_min:g} to {recipe.t_max:g}, augmentation {recipe.augmentation}
+recipe   {recipe["epochs"]} epoch{"s" * (recipe["epochs"] > 1)}, batch {recipe["batch_size"]}, \
+learning rate {recipe["learning_rate"]:g} ({recipe["lr_schedule"]}), \
+weight decay {recipe["weight_decay"]:g}, \
+t {recipe["t_min"]:g} to {recipe["t_max"]:g}, augmentation {recipe["augmentation"]}
 weights  {source}
 devices  {replicas} {kind}{"s" * (replicas > 1)}, {precision}"""
-    share = recipe.batch_size // replicas
+    share = recipe["batch_size"] // replicas
     if replicas > 1 and share < 16 and not identity["sync_batch_norm"]:
         text += f"\nnote     batch norm uses {share} images per replica; see sync_batch_norm"
     return text
