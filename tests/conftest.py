@@ -25,7 +25,7 @@ gc.set_threshold(20_000, 10, 10)
 ROOT = Path(__file__).parents[1]
 
 
-_LONG = ("resnet34", "resnet18")
+_LONG = ("resnet34", "resnet18", "vgg_small_1w1a")
 
 
 def pytest_collection_modifyitems(items):

@@ -151,7 +151,7 @@ def assert_equal(dumps, one_process):
             np.testing.assert_allclose(value, one_process[first], rtol=0, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fit_with_the_callbacks_ends_with_the_same_weights(
     tmp_path, replicas, one_process, two_replicas
 ):
@@ -194,7 +194,8 @@ def test_batch_norm_is_per_replica_unless_synchronised(two_replicas, one_process
         np.testing.assert_array_equal(value, two_replicas[f"{name[:3]}.0"], err_msg=name)
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
 def test_a_run_is_resumed_on_another_number_of_replicas(tmp_path, first, second):
     finish([start_tiny(tmp_path, "fail=true", f"replicas={first}")], code=1)
     [output] = finish([start_tiny(tmp_path, f"replicas={second}")])

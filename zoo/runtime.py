@@ -137,7 +137,7 @@ def _core():
 def _load_openvino(path, threads):
     sys.modules.setdefault("openvino_telemetry", None)  # no usage statistics are sent
     try:
-        core = _core()
+        import openvino  # noqa: F401
     except ImportError as error:
         raise ImportError(f"{path} needs openvino: pip install openvino") from error
     try:
@@ -150,6 +150,7 @@ def _load_openvino(path, threads):
         raise ValueError(
             f"{binary} has not the SHA-256 {facts.get('bin_sha256')}: damaged, or another export's"
         )
+    core = _core()
     try:
         model = core.read_model(path)
     except RuntimeError as error:
